@@ -1,0 +1,201 @@
+"""Every key that a config can have, the mesh presets and the sharding rules.
+
+A paper's config starts from `base()` and fills in its page. All keys exist in every config, so a
+dump is complete and a mistyped key fails. Reading this file needs no JAX.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+# Logical axis -> mesh axes. Parameters and activations have separate names, and tables have names
+# of their own: an embedding table sharded on `embed` would make XLA rematerialize the lookup.
+RULES = (
+    # parameters
+    ("vocab_table", "tensor"),
+    ("embed_table", "fsdp"),
+    ("embed", "fsdp"),
+    ("heads", "tensor"),
+    ("head_width", None),
+    ("mlp", "tensor"),
+    ("layers", None),
+    ("norm", None),
+    # activations
+    ("act_batch", ("data", "fsdp")),
+    ("act_length", None),
+    ("act_embed", None),
+    ("act_heads", "tensor"),
+    ("act_vocab", "tensor"),
+)
+
+
+def base() -> ml_collections.ConfigDict:
+    """Returns a config with every key and no paper in it."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.batch_size = 256  # rows in one step, over all devices and microbatches
+    config.microbatches = 1  # the step runs this many slices of the batch one after another
+    config.total_steps = 1000
+    config.model = ml_collections.ConfigDict()  # the fields of a network's configuration
+    config.objective = ml_collections.ConfigDict({"name": ""})
+    config.data = data()
+    config.optim = optim()
+    # -1 on one axis: all devices that are left.
+    config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.rules = RULES
+    config.evals = ml_collections.ConfigDict(
+        {
+            "every": 1000,  # steps between evaluations on held-out documents; 0: only at the end
+            "batches": 20,  # batches of one evaluation; 0: all that the held-out documents give
+        }
+    )
+    config.checkpoint = ml_collections.ConfigDict(
+        {
+            "every": 1000,  # steps between saves; the last step is always saved
+            "keep": 2,  # the newest ones
+            "keep_best": 1,  # and those with the lowest valid/loss
+        }
+    )
+    config.log = ml_collections.ConfigDict(
+        {
+            "every": 50,
+            "tensorboard": True,
+            "profile": (),  # (first step, last step): a trace for TensorBoard's profile tab
+        }
+    )
+    config.init_from = config_dict.placeholder(str)  # a workdir of ours or a Hugging Face folder
+    return config
+
+
+def data() -> ml_collections.ConfigDict:
+    """Returns the data section: from text to batches."""
+    config = ml_collections.ConfigDict()
+    config.source = "embedded"  # see data_pipeline/sources.py
+    config.source_hint = ""  # told when no source is given: where the paper's corpus comes from
+    config.layout = "auto"  # how documents are marked in text files: auto, blank_lines, wiki, book
+    config.cache_dir = config_dict.placeholder(str)  # default: ~/.cache/bert-to-gpt3
+    config.valid_fraction = 0.02  # of the documents, chosen by a hash of their text
+    config.tokenizer = ml_collections.ConfigDict(
+        {
+            "kind": "wordpiece",  # wordpiece, byte_bpe, sentencepiece
+            "path": config_dict.placeholder(str),  # a vocabulary file or folder; none: train one
+            "vocab_size": 30522,
+            "lowercase": True,
+        }
+    )
+    config.pipeline = ""  # see data_pipeline/pipeline.py
+    config.length = 128  # tokens in a row
+    config.packing = False  # first-fit several examples into a row, kept apart by segment ids
+    config.workers = 0  # processes that build batches beside the training process
+    config.prefetch = 8  # batches built ahead
+    # segment pairs (BERT)
+    config.pairs = ml_collections.ConfigDict(
+        {
+            "random_next": 0.5,  # how often B comes from another document
+            "short_seq_prob": 0.1,
+            "passes": 10,  # times the corpus is cut into pairs, each time at other places
+        }
+    )
+    config.masking = ml_collections.ConfigDict(
+        {
+            "rate": 0.15,
+            "max_predictions": 20,  # P, per row
+            "mask": 0.8,  # of the chosen tokens: replaced by [MASK]
+            "random": 0.1,  # and by a random token; the rest stays as it is
+            "whole_word": False,
+            "static": False,  # the same masks in every epoch
+        }
+    )
+    # a stream of concatenated documents (GPT)
+    config.stream = ml_collections.ConfigDict(
+        {
+            "mask_documents": False,  # attention does not cross the end of a document
+        }
+    )
+    return config
+
+
+def optim() -> ml_collections.ConfigDict:
+    """Returns the optimizer section; see training/optimizer.py."""
+    return ml_collections.ConfigDict(
+        {
+            "name": "adamw",
+            "lr": 1e-4,
+            "schedule": "linear",
+            "warmup_steps": 0,
+            "decay_steps": 0,  # where the schedule ends; 0: at total_steps
+            "final_lr": 0.0,  # of lr, at the end of the schedule
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "weight_decay": 0.01,
+            "no_decay": ("bias", "scale"),  # regular expressions searched in a parameter's path
+            "frozen": (),  # regular expressions: parameters that are not trained
+            "bias_correction": True,
+            "clip_norm": 1.0,  # global norm; 0: no clipping
+        }
+    )
+
+
+def parse_arg(arg: str, **defaults):
+    """Parses the part of `--config=FILE:ARG` behind the colon.
+
+    "large", "size=large,phase=2" and "large,quick=1" are all understood: a first item without
+    `=` is the value of the first default.
+
+    Args:
+      arg: the text behind the colon, or None.
+      **defaults: every accepted key with its default; values are cast to its type.
+
+    Returns:
+      A ConfigDict with a value for every key.
+
+    Raises:
+      ValueError: for an unknown key or a value of the wrong type.
+    """
+    values = dict(defaults)
+    for i, item in enumerate(filter(None, (arg or "").split(","))):
+        key, sep, value = item.partition("=")
+        if not sep:
+            if i:
+                raise ValueError(f"{item!r} is not key=value. Keys: {', '.join(defaults)}.")
+            key, value = next(iter(defaults)), item
+        if key not in defaults:
+            raise ValueError(f"Unknown config argument {key!r}. Keys: {', '.join(defaults)}.")
+        kind = type(defaults[key])
+        try:
+            values[key] = bool(int(value)) if kind is bool else kind(value)
+        except ValueError as error:
+            raise ValueError(f"{key}={value!r} must be of type {kind.__name__}.") from error
+    return ml_collections.ConfigDict(values)
+
+
+def pick_size(size: str, sizes: dict[str, dict]) -> dict:
+    """Returns `sizes[size]`, or raises a ValueError that lists the sizes."""
+    if size not in sizes:
+        raise ValueError(f"Unknown size {size!r}. Choose one of: {', '.join(sizes)}.")
+    return sizes[size]
+
+
+def network(name: str, **knobs) -> ml_collections.ConfigDict:
+    """Returns a model section; `mlp_width` follows an overridden width, as in every paper here."""
+    model = ml_collections.ConfigDict({"name": name, **knobs})
+    model.mlp_width = 4 * model.get_ref("width")
+    return model
+
+
+def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Shrinks any config to one that runs on a laptop in a minute, in place."""
+    config.batch_size = 8
+    config.total_steps = 20
+    config.data.source = "embedded"
+    config.data.tokenizer.path = None
+    config.data.tokenizer.vocab_size = config.model.vocab_size = 2048
+    config.data.length = min(config.data.length, 64)
+    config.data.pairs.passes = 1
+    config.data.masking.max_predictions = min(config.data.masking.max_predictions, 10)
+    config.model.width, config.model.heads, config.model.depth = 64, 2, 2
+    config.optim.warmup_steps, config.optim.decay_steps = 5, 0
+    config.evals.update({"every": 10, "batches": 2})
+    config.checkpoint.every = 10
+    config.log.every = 5
+    return config

@@ -1,0 +1,160 @@
+"""From a dataset to global sharded arrays: worker processes, prefetch, and a state of one number.
+
+Row r of step s is row s * batch_size + r of the dataset, whatever the mesh and the number of
+processes; each process builds only the rows that its own devices hold.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from data_pipeline import pipeline, rows
+from errors import UserError
+
+BATCH_AXES = ("data", "fsdp")  # the axes of the mesh that the rows are spread over
+_FOREVER = 1 << 40  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class _LocalBatch:
+    """Maps a step to this process's rows of its batch; picklable."""
+
+    dataset: pipeline.Dataset
+    batch_size: int
+    rows: np.ndarray  # which rows of the batch, rising
+
+    def __call__(self, step: int) -> rows.Rows:
+        return self.dataset.batch(step * self.batch_size + self.rows)
+
+
+class Loader:
+    """Iterates over the batches of steps start_step, ..., end_step - 1: fields of global arrays.
+
+    Batches are built and sent to the devices ahead of time, by worker processes and one thread.
+    Close it, or use it in a `with` statement: workers live until then.
+    """
+
+    def __init__(
+        self,
+        dataset: pipeline.Dataset,
+        *,
+        mesh: jax.sharding.Mesh,
+        batch_size: int,
+        microbatches: int = 1,
+        workers: int = 0,
+        prefetch: int = 8,
+        start_step: int = 0,
+        end_step: int | None = None,
+    ):
+        """Starts nothing yet: the first `next` does.
+
+        Args:
+          dataset: gives the rows.
+          mesh: with the axes `data` and `fsdp`, over which the rows are spread.
+          batch_size: rows in a step, over all processes.
+          microbatches: slices of a step; each must spread evenly over the mesh.
+          workers: processes that build batches; 0: a thread of this one does.
+          prefetch: batches built and on the devices ahead.
+          start_step: the first step.
+          end_step: one past the last; None: never ends.
+
+        Raises:
+          UserError: when batch_size does not divide.
+        """
+        ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+        if batch_size % (ways * microbatches):
+            raise UserError(
+                f"batch_size={batch_size} must be a multiple of {ways * microbatches}: "
+                f"mesh.data * mesh.fsdp = {ways}, times microbatches = {microbatches}."
+            )
+        self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(BATCH_AXES))
+        self._batch_size = batch_size
+        held = np.zeros(batch_size, bool)
+        for index in self._sharding.addressable_devices_indices_map((batch_size,)).values():
+            held[index] = True
+        self._rows = np.flatnonzero(held)
+        self._make = _LocalBatch(dataset, batch_size, self._rows)
+        self._workers = workers
+        self._prefetch = max(1, prefetch)
+        self._end_step = _FOREVER if end_step is None else end_step
+        self.host_wait_seconds = 0.0  # how long `next` has blocked
+        self._thread = None
+        self._start(start_step)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> dict[str, jax.Array]:
+        while len(self._ahead) < self._prefetch and self._submitted < self._end_step:
+            self._ahead.append(self._thread.submit(self._build, self._host_batches))
+            self._submitted += 1
+        if not self._ahead:
+            raise StopIteration
+        start = time.perf_counter()
+        batch = self._ahead.popleft().result()
+        self.host_wait_seconds += time.perf_counter() - start
+        self._next_step += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Returns where it stands, for a checkpoint; the same in all processes."""
+        return {"next_step": self._next_step}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes on from `state`, which may come from another mesh, or other workers or processes."""
+        self.close()
+        self._start(state["next_step"])
+
+    def close(self) -> None:
+        """Ends the thread and the workers."""
+        self._thread.shutdown(cancel_futures=True)
+        self._ahead.clear()
+        self._host_batches.close()
+
+    def _start(self, step: int) -> None:
+        self._next_step = self._submitted = step
+        self._ahead = collections.deque()
+        self._host_batches = self._iterate(step)
+        # One thread: the batches come in order.
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="loader")
+
+    def _iterate(self, step: int) -> Iterator[rows.Rows]:
+        batches = grain.MapDataset.range(step, self._end_step).map(self._make)
+        batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        if self._workers:
+            if (
+                not flags.FLAGS.is_parsed()
+            ):  # grain reads a flag of its own; a notebook has parsed none
+                flags.FLAGS.mark_as_parsed()
+            batches = batches.mp_prefetch(
+                grain.MultiprocessingOptions(
+                    num_workers=self._workers,
+                    per_worker_buffer_size=-(-self._prefetch // self._workers),
+                ),
+                worker_init_fn=pipeline.end_with_parent,
+            )
+        return iter(batches)
+
+    def _build(self, host_batches: Iterator[rows.Rows]) -> dict[str, jax.Array]:
+        return {name: self._to_devices(value) for name, value in next(host_batches).items()}
+
+    def _to_devices(self, local: np.ndarray) -> jax.Array:
+        def part(index):  # the rows of one device
+            rows = np.arange(self._batch_size)[index[0]]
+            return local[np.searchsorted(self._rows, rows)]
+
+        shape = (self._batch_size, *local.shape[1:])
+        return jax.make_array_from_callback(shape, self._sharding, part)

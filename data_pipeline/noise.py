@@ -1,0 +1,159 @@
+"""Randomness without state, and the noise of masked language models.
+
+Every random number is a hash of (seed, record, epoch, what it is for, how many-th it is), so that a
+row has the same noise in every process, on every number of hosts, and after a resume. All functions
+work on a whole batch of rows at once. Letters: `B` rows, `T` tokens, `P` predictions per row.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014): a random-looking bijection."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def fold_in(keys: np.ndarray, number: int | np.ndarray) -> np.ndarray:
+    """Derives new keys (uint64 [B]) from keys and a number for each of them, or one for all."""
+    return _mix(_mix(keys + _GOLDEN) + np.atleast_1d(number).astype(np.uint64))
+
+
+def make_keys(seed: int, *numbers: int | np.ndarray) -> np.ndarray:
+    """Returns the keys, uint64 [B], of the rows that `numbers` (scalars or [B]) describe."""
+    keys = np.zeros(1, np.uint64)
+    for number in (seed, *numbers):
+        keys = fold_in(keys, number)
+    return keys
+
+
+def random_bits(keys: np.ndarray, count: int) -> np.ndarray:
+    """Returns [B, count] uint64, all bits random: SplitMix64 started from each key."""
+    return _mix(keys[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
+
+
+def uniform(keys: np.ndarray, count: int) -> np.ndarray:
+    """Returns [B, count] float64, uniform in [0, 1)."""
+    return (random_bits(keys, count) >> np.uint64(11)) * 2.0**-53
+
+
+def shuffled(index: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
+    """Sends each index to its place in a pseudo-random permutation of 0..size-1.
+
+    A Feistel network permutes the next power of four; indices that land outside 0..size-1 go
+    through it again until they do not ("cycle walking", Black and Rogaway 2002). Needs no memory,
+    whatever the size.
+
+    Args:
+      index: [B] integers in 0..size-1.
+      size: how many things are shuffled.
+      keys: [B], or [1] for all: equal keys mean the same permutation.
+
+    Returns:
+      [B] int64.
+    """
+    half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
+    low = (np.uint64(1) << half) - np.uint64(1)
+    round_keys = [fold_in(keys, i) for i in range(6)]
+    place = np.asarray(index).astype(np.uint64)
+    outside = np.ones(place.shape, bool)
+    while outside.any():
+        left, right = place >> half, place & low
+        for round_key in round_keys:
+            left, right = right, left ^ (_mix(round_key + right) & low)
+        place = np.where(outside, left << half | right, place)
+        outside = place >= size
+    return place.astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Masking:
+    """The numbers of masked language modeling; BERT's are 0.15, 0.8, 0.1 (paper, section 3.1)."""
+
+    rate: float  # of a row's tokens, special ones counted, that are predicted
+    max_predictions: int  # P
+    mask: float  # of the predicted tokens: replaced by [MASK]
+    random: float  # and by a token drawn from the whole vocabulary; the rest stays as it is
+    mask_id: int
+    vocab_size: int
+
+
+class Masked(NamedTuple):
+    """Corrupted rows and what there is to predict; unused predictions have weight 0."""
+
+    tokens: np.ndarray  # [B T] int32
+    masked_positions: np.ndarray  # [B P] int32, rising, then 0
+    targets: np.ndarray  # [B P] int32
+    weights: np.ndarray  # [B P] float32
+
+
+def mask_tokens(
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    candidates: np.ndarray,
+    starts: np.ndarray,
+    keys: np.ndarray,
+    masking: Masking,
+) -> Masked:
+    """Chooses words at random and corrupts their tokens (BERT, create_pretraining_data.py).
+
+    The words of a row are taken in random order until min(P, max(1, round(rate * length))) tokens
+    are chosen; a word that no longer fits is skipped. Each chosen token is then corrupted on its
+    own.
+
+    Args:
+      tokens: [B T].
+      lengths: [B], tokens of each row that are not padding.
+      candidates: [B T] bool, tokens that may be chosen: neither special nor padding.
+      starts: [B T] bool, candidates that begin a word; all of them, unless whole words are masked.
+        The first candidate of a row, or after a gap, must be one.
+      keys: [B], see `make_keys`.
+      masking: the numbers.
+    """
+    choice_keys, action_keys, token_keys = (fold_in(keys, i) for i in range(3))
+    room = np.clip(np.rint(masking.rate * lengths), 1, masking.max_predictions).astype(np.int64)
+    chosen = candidates & _choose_words(candidates, starts, room, choice_keys)
+
+    real = np.arange(masking.max_predictions) < chosen.sum(axis=1)[:, None]  # [B P]
+    rows, columns = np.nonzero(chosen)
+    positions = np.zeros(real.shape, np.int32)
+    positions[real] = columns
+    targets = np.zeros(real.shape, np.int32)
+    targets[real] = originals = tokens[rows, columns]
+
+    action = uniform(action_keys, masking.max_predictions)[real]
+    anything = uniform(token_keys, masking.max_predictions)[real] * masking.vocab_size
+    corrupted = np.array(tokens, np.int32)
+    corrupted[rows, columns] = np.where(
+        action < masking.mask,
+        masking.mask_id,
+        np.where(action < masking.mask + masking.random, anything.astype(np.int32), originals),
+    )
+    return Masked(corrupted, positions, targets, real.astype(np.float32))
+
+
+def _choose_words(candidates, starts, room, keys):
+    """Returns [B T] bool: the token's word is chosen, with at most room [B] candidates in all."""
+    B, T = candidates.shape
+    words = np.maximum(np.cumsum(starts, axis=1) - 1, 0)  # [B T], which word of its row
+    cells = (words + T * np.arange(B)[:, None])[candidates]
+    sizes = np.bincount(cells, minlength=B * T).reshape(
+        B, T
+    )  # tokens of each word, 0: no such word
+    order = np.argsort(random_bits(keys, T), axis=1)
+    taken = np.zeros((B, T), bool)  # in that order
+    # One word of every row at a time: the loop ends after about P rounds.
+    for i, size in enumerate(np.take_along_axis(sizes, order, axis=1).T):
+        taken[:, i] = fits = size <= room
+        room = room - size * fits
+        if not room.any():
+            break
+    chosen = np.zeros((B, T), bool)
+    np.put_along_axis(chosen, order, taken, axis=1)
+    return np.take_along_axis(chosen, words, axis=1)

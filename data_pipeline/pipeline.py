@@ -1,0 +1,276 @@
+"""From a config to datasets whose rows are pure functions of (seed, index).
+
+`prepare_data` makes what is missing in the cache: the vocabulary, the corpus, and the example
+records of a pipeline (see rows.py). What it returns needs the files only.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+from array_record.python import array_record_module
+
+from data_pipeline import corpus as corpora
+from data_pipeline import noise, rows, sources, tokenizers
+from errors import UserError, one_of
+
+VERSION = 1  # of the example records; part of the name of their cache folder
+PIPELINES = {"masked_pairs": rows.MaskedPairs, "causal_stream": rows.CausalStream}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Rows by index; picklable.
+
+    A training set has no end: index i is in epoch i // len, each epoch in its own pseudo-random
+    order and, unless masks are static, with its own noise. A held-out set is read in order, its
+    noise never changes, and rows beyond its end are padding with weight 0: it is measured whole,
+    whatever the batch size.
+    """
+
+    pipeline: rows.Pipeline
+    records: corpora.Records
+    seed: int
+    training: bool
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> rows.Rows:
+        """Returns the rows with these indices: the fields of model/batch.py, each [B, ...]."""
+        epochs, places = np.divmod(np.asarray(indices, np.int64), len(self))
+        if self.training:
+            places = noise.shuffled(places, len(self), noise.make_keys(self.seed, 0, epochs))
+            records = [self.records[i] for i in places]
+        else:
+            records = [b"" if e else self.records[i] for e, i in zip(epochs, places, strict=True)]
+        if self.pipeline.static or not self.training:
+            epochs = np.zeros_like(epochs)
+        return self.pipeline.read(records, noise.make_keys(self.seed, 1, epochs, places))
+
+    def example(self, index: int) -> rows.Rows:
+        """Returns one row, without the axis B."""
+        return {name: value[0] for name, value in self.batch([index]).items()}
+
+
+class Data(NamedTuple):
+    """What a run needs from its text."""
+
+    tokenizer: tokenizers.Tokenizer
+    train: Dataset
+    valid: Dataset
+    manifest: dict  # of the corpus: counts of documents, tokens and bytes
+
+
+def prepare_data(
+    config: ml_collections.ConfigDict,
+    tokenizer_dir: str | os.PathLike | None = None,
+    progress: corpora.Progress | None = None,
+) -> Data:
+    """Makes whatever is missing in the cache (vocabulary, corpus, examples) and opens it.
+
+    Args:
+      config: a whole config.
+      tokenizer_dir: where the run keeps its vocabulary; one that is there is used, else it is saved
+        there.
+      progress: called as the work goes on.
+
+    Raises:
+      UserError: for anything in the config that does not fit the text, the vocabulary or the model.
+    """
+    data = config.data
+    kind = PIPELINES[one_of("data.pipeline", data.pipeline, PIPELINES)]
+    if data.length > config.model.max_positions:
+        raise UserError(
+            f"data.length={data.length} is longer than model.max_positions="
+            f"{config.model.max_positions}: lower the first or raise the second."
+        )
+    cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
+    source = sources.open_source(data.source, data.layout)
+    tokenizer = _tokenizer(source, data.tokenizer, cache, tokenizer_dir)
+    _check_vocabulary(tokenizer, config)
+    pipeline = kind(data, tokenizer)
+    parts = {
+        "source": source.fingerprint(),
+        "tokenizer": tokenizer.fingerprint,
+        "valid_fraction": data.valid_fraction,
+    }
+    name = corpora.content_hash(version=corpora.VERSION, **parts)
+    corpus = corpora.prepare_corpus(
+        source,
+        tokenizer,
+        cache / "corpora" / name,
+        valid_fraction=data.valid_fraction,
+        progress=progress,
+    )
+    train, valid = (
+        Dataset(pipeline, records, config.seed, training=split == "train")
+        for split, records in prepare_examples(
+            corpus, pipeline, cache / "examples", seed=config.seed, progress=progress
+        ).items()
+    )
+    if len(train) < config.batch_size:
+        raise UserError(
+            f"{data.source} gives {len(train)} training rows, fewer than batch_size="
+            f"{config.batch_size}: lower batch_size or data.length, or give more text."
+        )
+    return Data(tokenizer, train, valid, corpus.manifest)
+
+
+def _tokenizer(source, config, cache, directory):
+    """Loads the run's own vocabulary, or takes the config's and saves it for the run."""
+    if directory is None:
+        return corpora.prepare_tokenizer(source, config, cache)
+    directory = pathlib.Path(directory)
+    with corpora.exclusive(directory):  # several processes of one machine may be here
+        if not (directory / "tokenizer_config.json").exists():
+            tokenizer = corpora.prepare_tokenizer(source, config, cache)
+            tokenizer.save(directory)
+            return tokenizer
+    tokenizer = tokenizers.load(directory)
+    if config.path is not None:
+        wanted = corpora.prepare_tokenizer(source, config, cache)
+        if wanted.fingerprint != tokenizer.fingerprint:
+            raise UserError(
+                f"This run was started with the vocabulary in {directory}, not with "
+                f"data.tokenizer.path={config.path}: give the same path or a new --workdir."
+            )
+    elif config.kind != tokenizer.kind:
+        raise UserError(
+            f"This run was started with a {tokenizer.kind} vocabulary, not {config.kind}: "
+            "give the same data.tokenizer.kind or a new --workdir."
+        )
+    return tokenizer
+
+
+def _check_vocabulary(tokenizer, config):
+    """Refuses a vocabulary that the model's table cannot hold, or clearly was not made for it."""
+    table, size = config.model.vocab_size, tokenizer.vocab_size
+    if size > table:
+        raise UserError(
+            f"The vocabulary has {size} tokens but model.vocab_size is {table}: set it to at least "
+            f"{size}."
+        )
+    # Tables are padded to a multiple of 128 at most; one that is trained may come out smaller on
+    # little text.
+    if config.data.tokenizer.path is not None and table - size > 128:
+        raise UserError(
+            f"{config.data.tokenizer.path} has {size} tokens but model.vocab_size is {table}: "
+            f"set model.vocab_size to {size}, or give the vocabulary that belongs to the model."
+        )
+
+
+def prepare_examples(
+    corpus: corpora.Corpus,
+    pipeline: rows.Pipeline,
+    cache: pathlib.Path,
+    *,
+    seed: int,
+    workers: int | None = None,
+    progress: corpora.Progress | None = None,
+) -> dict[str, corpora.Records]:
+    """Writes the example records of each corpus shard, unless a run before has done so.
+
+    A file of records gets its name when it is whole, so a restart goes on at the first shard that
+    is not done; the manifest is written last.
+
+    Args:
+      corpus: finished shards of documents.
+      pipeline: what cuts them.
+      cache: the folder of all example folders; the name of ours is a hash of all that is in it.
+      seed: of the random choices.
+      workers: processes; default: one for each core.
+      progress: called with ("examples", shards done, shards in all).
+
+    Returns:
+      The records of "train" and "valid".
+    """
+    key = {
+        "version": VERSION,
+        "pipeline": type(pipeline).__name__,
+        "recipe": pipeline.recipe,
+        "seed": seed,
+        "corpus": corpus.manifest,
+    }
+    directory = cache / corpora.content_hash(**key)
+    files = {
+        split: [(shard, directory / pathlib.Path(shard).name) for shard in corpus.shards(split)]
+        for split in corpora.SPLITS
+    }
+    with corpora.exclusive(directory):
+        if not (directory / "manifest.json").exists():
+            jobs = [
+                # Held-out documents are cut once: more passes would measure the same text again.
+                _Job(pipeline, shard, path, seed, pipeline.passes if split == "train" else 1)
+                for split, pairs in files.items()
+                for shard, path in pairs
+            ]
+            for stale in directory.glob("*.tmp"):
+                stale.unlink()
+            _run(jobs, min(workers or os.cpu_count(), len(files["train"])), progress)
+            partial = directory / "manifest.json.tmp"
+            partial.write_text(json.dumps(key, indent=1))
+            partial.rename(directory / "manifest.json")
+    return {split: corpora.Records([path for _, path in pairs]) for split, pairs in files.items()}
+
+
+class _Job(NamedTuple):
+    pipeline: rows.Pipeline
+    shard: str  # of the corpus
+    path: pathlib.Path  # of the records
+    seed: int
+    passes: int
+
+
+def _run(jobs, workers, progress):
+    """Does the jobs whose files are not there yet, in other processes if there is more than one."""
+    pending = [job for job in jobs if not job.path.exists()]
+    with contextlib.ExitStack() as stack:
+        run = map
+        if workers > 1:
+            spawn = multiprocessing.get_context(
+                "spawn"
+            )  # fork and JAX's threads do not go together
+            pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, end_with_parent)
+            run = stack.enter_context(pool).map
+        for done, _ in enumerate(run(_write_shard, pending), len(jobs) - len(pending) + 1):
+            if progress:
+                progress("examples", done, len(jobs))
+
+
+def end_with_parent(*_) -> None:
+    """Makes a worker process end when its parent is killed; by itself it would wait forever."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _write_shard(job):
+    """Writes the records of one shard, all passes."""
+    documents = []
+    for record in corpora.Records([job.shard]):
+        tokens, lengths = corpora.decode_arrays(record)
+        if len(tokens):
+            documents.append((tokens, lengths[lengths > 0]))
+    # The process is in the name: one that outlived a killed run must not spoil our file.
+    partial = job.path.with_name(f"{job.path.name}.{os.getpid()}.tmp")
+    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
+    for i in range(job.passes):
+        rng = random.Random(f"{job.seed}/{job.path.name}/{i}")
+        for record in job.pipeline.write(documents, rng):
+            writer.write(record)
+    writer.close()
+    partial.rename(job.path)

@@ -1,0 +1,387 @@
+"""One interface over WordPiece, byte-level BPE and SentencePiece: load, train, save.
+
+A tokenizer is a kind, a case rule and the files of its published layout, kept as bytes: that is
+what is pickled, hashed and saved. Special tokens are never found in text: "[MASK]" or
+"<|endoftext|>" in a document is plain characters, as in the published code of BERT and GPT-2, so
+that no text can forge one.
+"""
+
+import collections
+import hashlib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import sentencepiece
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+import errors
+from errors import UserError
+
+WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+END_OF_TEXT = "<|endoftext|>"
+# Role -> its published names: BERT and ALBERT, RoBERTa and T5, XLNet, GPT-2.
+ROLES = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<s>", "<cls>"),
+    "sep": ("[SEP]", "</s>", "<sep>"),
+    "mask": ("[MASK]", "<mask>"),
+    "eot": (END_OF_TEXT, "</s>"),
+}
+# Byte-level BPE writes bytes as printable characters: these are space, newline, tab and return.
+BYTE_SPACES = ("Ġ", "Ċ", "ĉ", "č")
+
+
+class Tokenizer:
+    """Text to ids and back; a subclass for each kind.
+
+    Attributes:
+      kind: the name in `KINDS`.
+      lowercase: whether text is lower-cased first.
+      vocab_size: V.
+      pad_id, unk_id, cls_id, sep_id, mask_id, eot_id: None where the vocabulary has no such token.
+      special_ids: those of them that exist, ascending.
+      continues_word: bool [V], True for a piece that does not start a word.
+      fingerprint: hash of kind, case rule and vocabulary, 16 hex digits.
+    """
+
+    kind: str
+
+    def __init__(self, files: dict[str, bytes], lowercase: bool):
+        """Builds it from the files of the published layout (name -> content)."""
+        self._files, self.lowercase = files, lowercase
+        self._tokens = self._read()
+        self._ids = {token: i for i, token in enumerate(self._tokens)}
+        self.vocab_size = len(self._tokens)
+        ids = {
+            role: next((self._ids[n] for n in names if n in self._ids), None)
+            for role, names in ROLES.items()
+        }
+        self.pad_id, self.unk_id, self.cls_id = ids["pad"], ids["unk"], ids["cls"]
+        self.sep_id, self.mask_id, self.eot_id = ids["sep"], ids["mask"], ids["eot"]
+        self.special_ids = tuple(sorted({i for i in ids.values() if i is not None}))
+        self.continues_word = np.array([self._continues(token) for token in self._tokens])
+        self.continues_word[list(self.special_ids)] = False
+        parts = [self.kind.encode(), bytes([lowercase]), *(files[name] for name in sorted(files))]
+        self.fingerprint = hashlib.blake2b(b"\0".join(parts), digest_size=8).hexdigest()
+
+    def __reduce__(self):
+        return type(self), (self._files, self.lowercase)
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text, without special tokens."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each text, without special tokens."""
+        return [e.ids for e in self._backend.encode_batch_fast(list(texts))]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text, as far as the kind keeps it: only byte-level BPE keeps all."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def id_to_token(self, index: int) -> str:
+        """Returns a piece as it stands in the vocabulary."""
+        return self._tokens[index]
+
+    def token_to_id(self, token: str) -> int | None:
+        """Returns the id of a piece; None for one that the vocabulary lacks."""
+        return self._ids.get(token)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes the published layout, and kind and case rule into `tokenizer_config.json`."""
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in self._files.items():
+            (directory / name).write_bytes(content)
+        config = {"kind": self.kind, "lowercase": self.lowercase, "do_lower_case": self.lowercase}
+        (directory / "tokenizer_config.json").write_text(json.dumps(config) + "\n")
+
+
+class WordPiece(Tokenizer):
+    """BERT's: basic splitting, then the longest matching piece first (bert.md section 2)."""
+
+    kind = "wordpiece"
+
+    def _read(self) -> list[str]:
+        # Not splitlines(): some pieces are characters that it takes for line ends.
+        tokens = self._files["vocab.txt"].decode().removesuffix("\n").split("\n")
+        if "[UNK]" not in tokens:
+            raise UserError(
+                "The WordPiece vocabulary has no [UNK]: give a vocab.txt of BERT's kind."
+            )
+        vocab = {token: i for i, token in enumerate(tokens)}
+        # A longer word is one [UNK]: 100 characters as in Hugging Face's code (Google's has 200).
+        model = models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100)
+        self._backend = _bert_backend(model, self.lowercase)
+        return tokens
+
+    def _continues(self, token: str) -> bool:
+        return token.startswith("##")
+
+
+class ByteBpe(Tokenizer):
+    """GPT-2's and RoBERTa's; lossless (gpt2.md section 3)."""
+
+    kind = "byte_bpe"
+
+    def _read(self) -> list[str]:
+        vocab = json.loads(self._files["vocab.json"])
+        lines = self._files["merges.txt"].decode().split("\n")
+        merges = [
+            tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")
+        ]
+        self._backend = Backend(models.BPE(vocab, merges))
+        self._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self._backend.decoder = decoders.ByteLevel()
+        return sorted(vocab, key=vocab.get)
+
+    def _continues(self, token: str) -> bool:
+        return not token.startswith(BYTE_SPACES)
+
+
+class SentencePiece(Tokenizer):
+    """ALBERT's, XLNet's and T5's: a SentencePiece model, lower-casing before it where asked."""
+
+    kind = "sentencepiece"
+
+    def _read(self) -> list[str]:
+        model = self._files["spiece.model"]
+        self._backend = sentencepiece.SentencePieceProcessor(model_proto=model)
+        return [self._backend.id_to_piece(i) for i in range(self._backend.get_piece_size())]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:  # noqa: D102 (see Tokenizer)
+        texts = [text.lower() for text in texts] if self.lowercase else list(texts)
+        return self._backend.encode(texts, num_threads=1)
+
+    def decode(self, ids: Sequence[int]) -> str:  # noqa: D102
+        return self._backend.decode([int(i) for i in ids])
+
+    def _continues(self, token: str) -> bool:
+        return not token.startswith("▁")
+
+
+KINDS: dict[str, type[Tokenizer]] = {c.kind: c for c in (WordPiece, ByteBpe, SentencePiece)}
+
+
+def _bert_backend(model: models.WordPiece, lowercase: bool) -> Backend:
+    backend = Backend(model)
+    # Lower-casing also strips accents, as in the released code.
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    return backend
+
+
+# Load
+
+# Kind -> the file names of its layouts; the first is the one that we write.
+LAYOUTS = {
+    "wordpiece": (("vocab.txt",),),
+    "byte_bpe": (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")),
+    "sentencepiece": (("spiece.model",), ("sentencepiece.bpe.model",), ("tokenizer.model",)),
+}
+SUFFIX_KINDS = {".txt": "wordpiece", ".model": "sentencepiece"}
+
+
+def load(
+    path: str | os.PathLike, kind: str | None = None, lowercase: bool | None = None
+) -> Tokenizer:
+    """Loads a vocabulary: a folder in a published layout, or one of its files.
+
+    Args:
+      path: a folder with vocab.txt, vocab.json + merges.txt, encoder.json + vocab.bpe or
+        spiece.model; or one file: *.txt for WordPiece, *.model for SentencePiece.
+      kind: None: found from the files.
+      lowercase: None: from tokenizer_config.json beside the vocabulary; without it a WordPiece or
+        SentencePiece vocabulary in which no piece has a capital letter is a lower-cased one.
+
+    Raises:
+      UserError: for missing, damaged or unknown files, and where they contradict kind or lowercase.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise UserError(f"There is no vocabulary at {path}: correct the path.")
+    found, paths = _find(path)
+    if kind is not None and errors.one_of("tokenizer kind", kind, KINDS) != found:
+        raise UserError(f"{path} is a {found} vocabulary: set the tokenizer's kind to {found}.")
+    try:
+        contents = [p.read_bytes() for p in paths]
+        files = _canonical(dict(zip(LAYOUTS[found][0], contents, strict=True)))
+        case = _stated_case(paths[0].parent)
+        if case is None and found == "sentencepiece":
+            case = lowercase  # its pieces prove nothing: ALBERT lower-cases outside of the model
+        if case is None:
+            case = _is_lowercase(KINDS[found](files, lowercase=False))
+        tokenizer = KINDS[found](files, case)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"{path} is not a readable {found} vocabulary: {error}.") from error
+    if lowercase is not None and lowercase != case:
+        name = "lower-cased" if case else "cased"
+        raise UserError(f"{path} is a {name} vocabulary: set the tokenizer's lowercase to {case}.")
+    return tokenizer
+
+
+def _find(path: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
+    folder = path if path.is_dir() else path.parent
+    for kind, layouts in LAYOUTS.items():
+        for names in layouts:
+            files = [folder / name for name in names]
+            if all(f.exists() for f in files) and (path.is_dir() or path in files):
+                return kind, files
+    if path.is_file() and path.suffix in SUFFIX_KINDS:
+        return SUFFIX_KINDS[path.suffix], [path]
+    layouts = "; ".join(" + ".join(names) for group in LAYOUTS.values() for names in group)
+    raise UserError(f"{path} holds no vocabulary: give a folder with one of: {layouts}.")
+
+
+def _canonical(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Rewrites files so that equal vocabularies are equal bytes, whoever wrote them."""
+    if "vocab.txt" in files:
+        lines = (
+            files["vocab.txt"].decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n").split("\n")
+        )
+        return {"vocab.txt": ("\n".join(lines) + "\n").encode()}
+    if "vocab.json" in files:
+        vocab = json.loads(files["vocab.json"])
+        if sorted(vocab.values()) != list(range(len(vocab))):
+            raise ValueError("its ids are not 0, 1, 2, ... without gaps")
+        return _bpe_files(vocab, files["merges.txt"].decode().splitlines())
+    return files
+
+
+def _bpe_files(vocab: dict[str, int], merges: Iterable[str]) -> dict[str, bytes]:
+    vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
+    lines = ["#version: 0.2", *(m for m in merges if m and not m.startswith("#version")), ""]
+    return {
+        "vocab.json": json.dumps(vocab, ensure_ascii=False).encode(),
+        "merges.txt": "\n".join(lines).encode(),
+    }
+
+
+def _stated_case(folder: pathlib.Path) -> bool | None:
+    config = folder / "tokenizer_config.json"
+    settings = json.loads(config.read_bytes()) if config.exists() else {}
+    return settings.get("lowercase", settings.get("do_lower_case"))
+
+
+def _is_lowercase(tokenizer: Tokenizer) -> bool:
+    if tokenizer.kind == "byte_bpe":
+        return False
+    tokens = map(tokenizer.id_to_token, range(tokenizer.vocab_size))
+    return not any(t != t.lower() for t in tokens if not t.startswith(("[", "<")))
+
+
+# Train
+
+SMALLEST = 257  # all bytes and the end of text
+
+
+def train(kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool) -> Tokenizer:
+    """Trains a vocabulary; the same texts give the same one, in any process.
+
+    Args:
+      kind: a name in `KINDS`.
+      texts: read twice by WordPiece, so not an iterator.
+      vocab_size: V, special tokens included; a small text may give fewer.
+      lowercase: lower-case the text, now and in use.
+
+    Raises:
+      UserError: for an unknown kind and for a size that cannot hold the characters of the text.
+    """
+    errors.one_of("tokenizer kind", kind, KINDS)
+    if kind == "byte_bpe" and lowercase:
+        raise UserError(
+            "Byte-level BPE keeps the case of letters: set the tokenizer's lowercase to False."
+        )
+    if vocab_size < SMALLEST:
+        raise UserError(
+            f"vocab_size={vocab_size} cannot hold an alphabet: give {SMALLEST} or more."
+        )
+    return KINDS[kind](TRAINERS[kind](texts, vocab_size, lowercase), lowercase)
+
+
+def _train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool) -> dict[str, bytes]:
+    backend = _bert_backend(models.WordPiece(unk_token="[UNK]"), lowercase)
+    # The library numbers `##` characters in the random order of a hash table, and breaks ties
+    # between merges by those numbers. Giving it the alphabet, with and without `##`, makes it
+    # reproducible.
+    counts = collections.Counter()
+    for text in texts:
+        counts.update(backend.normalizer.normalize_str(text))
+    ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+    # 1000 as in the library, but never most of a small vocabulary; words with others become [UNK].
+    alphabet = sorted(ranked[: min(1000, max(100, vocab_size // 8))])
+    inside = ["##" + c for c in alphabet if _stands_in_words(backend, c)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*WORDPIECE_SPECIALS, *inside],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    vocab = backend.get_vocab()
+    return {"vocab.txt": ("\n".join(sorted(vocab, key=vocab.get)) + "\n").encode()}
+
+
+def _stands_in_words(backend: Backend, char: str) -> bool:
+    """Whether a character can continue a word; punctuation and Chinese characters stand alone."""
+    text = backend.normalizer.normalize_str(f"a{char}a")
+    return len(backend.pre_tokenizer.pre_tokenize_str(text)) == 1
+
+
+def _train_byte_bpe(texts: Iterable[str], vocab_size: int, lowercase: bool) -> dict[str, bytes]:
+    del lowercase
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,  # END_OF_TEXT comes last, as in GPT-2
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    merges = json.loads(backend.to_str())["model"]["merges"]
+    vocab = backend.get_vocab()
+    return _bpe_files(vocab | {END_OF_TEXT: len(vocab)}, map(" ".join, merges))
+
+
+def _train_sentencepiece(
+    texts: Iterable[str], vocab_size: int, lowercase: bool
+) -> dict[str, bytes]:
+    lines = (line for text in texts for line in text.splitlines())
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(line.lower() for line in lines) if lowercase else lines,
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            num_threads=1,  # another number of threads gives another vocabulary
+            max_sentence_length=1
+            << 20,  # bytes; longer lines are left out, by default from 4 kB on
+            # ALBERT's order, then the end mark of T5
+            pad_id=0,
+            unk_id=1,
+            bos_id=-1,
+            eos_id=5,
+            pad_piece="<pad>",
+            control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(f"SentencePiece could not train {vocab_size} pieces: {error}.") from error
+    return {"spiece.model": model.getvalue()}
+
+
+TRAINERS: dict[str, Callable[[Iterable[str], int, bool], dict[str, bytes]]] = {
+    "wordpiece": _train_wordpiece,
+    "byte_bpe": _train_byte_bpe,
+    "sentencepiece": _train_sentencepiece,
+}

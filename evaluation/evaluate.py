@@ -1,0 +1,88 @@
+"""Measures on held-out rows. Totals and weights are added on the device and divided once, here."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from errors import UserError
+from model import losses
+
+Means = dict[str, losses.Mean]
+
+
+def evaluate(
+    eval_step: Callable[[PyTree, Mapping], tuple[Means, Means]],
+    params: PyTree,
+    batches: Iterable[Mapping],
+) -> dict[str, float]:
+    """Averages the terms and metrics of an objective over all predictions of all batches.
+
+    Args:
+      eval_step: (params, batch) -> (terms, metrics), as an objective returns them.
+      params: its parameters.
+      batches: fields of model/batch.py; rows of padding have weight 0.
+
+    Returns:
+      The mean of every term and metric; "loss", the sum of the terms; and "perplexity", exp(loss), where the
+      only term is "causal_lm".
+
+    Raises:
+      UserError: if there is no batch, or nothing to predict in any of them.
+    """
+    totals = None
+    for batch in batches:
+        means = eval_step(params, batch)
+        totals = means if totals is None else _add(totals, means)
+    if totals is None:
+        raise UserError("There are no held-out rows: raise data.valid_fraction or give more text.")
+    terms, metrics = jax.tree.map(float, totals)
+    results = {name: _divide(name, mean) for name, mean in (terms | metrics).items()}
+    results["loss"] = sum(results[name] for name in terms)
+    if set(terms) == {"causal_lm"}:
+        results["perplexity"] = math.exp(results["loss"])
+    return results
+
+
+@jax.jit
+def _add(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _divide(name: str, mean: losses.Mean) -> float:
+    if mean.weight == 0:
+        raise UserError(
+            f"The held-out rows hold nothing to predict for {name}: raise data.valid_fraction or give "
+            "more text."
+        )
+    return mean.total / mean.weight
+
+
+def target_counts(rows: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Returns the weight of every token among the targets, float64 [V']; V' is the highest id + 1.
+
+    Args:
+      rows: rows or batches with `targets` and `weights`, numpy arrays of one shape.
+    """
+    counts = np.zeros(0)
+    for row in rows:
+        new = np.bincount(row["targets"].ravel(), row["weights"].ravel())
+        short, counts = sorted((counts, new), key=len)
+        counts = counts.copy()
+        counts[: len(short)] += short
+    return counts
+
+
+def unigram_entropy(counts: np.ndarray) -> float:
+    """Returns the entropy of the targets' own frequencies, in nats.
+
+    It is the least loss of a model that knows how often each target occurs in these rows, but not where.
+
+    Args:
+      counts: from `target_counts`.
+    """
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log(p)).sum())

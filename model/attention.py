@@ -1,0 +1,77 @@
+"""Which token may look at which, and the one place where an attention kernel is chosen.
+
+`B` rows, `T` queries, `S` keys, `H` heads, `K` head width.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from model import layers
+
+MASKED = -1e9  # finite: a query without any key averages all values instead of becoming NaN
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens so far, an explicit argument and result of a decoder.
+
+    Rows of different lengths are padded on the left, so that one `length` serves all of them.
+    """
+
+    keys: Float[Array, "N B S H K"]
+    values: Float[Array, "N B S H K"]
+    segment_ids: Int[Array, "B S"]
+    length: Int[Array, ""]  # tokens written so far
+
+
+def mask(
+    query_ids: Int[Array, "B T"],
+    key_ids: Int[Array, "B S"],
+    *,
+    causal: bool,
+    offset: Int[Array, ""] | int = 0,
+) -> Bool[Array, "B 1 T S"]:
+    """Returns who may look at whom: equal segment ids, and, if causal, no later key.
+
+    Padding is the segment 0. It sees only padding and is seen only by padding.
+
+    Args:
+      query_ids: segment ids of the queries.
+      key_ids: segment ids of the keys.
+      causal: whether a query sees only keys up to its own index.
+      offset: index of the first query among the keys.
+    """
+    allowed = query_ids[:, None, :, None] == key_ids[:, None, None, :]
+    if causal:
+        query = offset + jnp.arange(query_ids.shape[1])
+        allowed &= query[:, None] >= jnp.arange(key_ids.shape[1])
+    return allowed
+
+
+def attend(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S H K"],
+    v: Float[Array, "B S H K"],
+    allowed: Bool[Array, "B 1 T S"],
+    drop: Callable[[Array], Array],
+    types: layers.Numerics,
+) -> Float[Array, "B T H K"]:
+    """Scaled dot-product attention (Vaswani et al., 2017, section 3.2.1), softmax in float32.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      allowed: who may look at whom, from `mask`.
+      drop: dropout on the probabilities.
+      types: of the network.
+    """
+    q, k, v = (x.astype(types.attention) for x in (q, k, v))
+    scores = jnp.einsum("bthk,bshk->bhts", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(allowed, scores * q.shape[-1] ** -0.5, MASKED)
+    weights = drop(jax.nn.softmax(scores, axis=-1)).astype(types.attention)
+    y = jnp.einsum("bhts,bshk->bthk", weights, v, preferred_element_type=types.attention)
+    return y.astype(types.compute)

@@ -1,0 +1,59 @@
+"""The table of batch fields, the contract between the data pipeline and the objectives.
+
+`B` rows, `T` tokens, `P` predictions per row, `G` packed examples per row. Imports no JAX: both
+wings of the house (data in numpy, networks in JAX) read this file.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Field(NamedTuple):
+    """Axes as letters, and the dtype that the loader delivers."""
+
+    axes: str
+    dtype: type
+
+
+FIELDS: dict[str, Field] = {
+    "tokens": Field("BT", np.int32),
+    "token_types": Field("BT", np.int32),  # 0 for [CLS] A [SEP], 1 for B [SEP]
+    "segment_ids": Field(
+        "BT", np.int32
+    ),  # which packed example a token belongs to: 1, 2, ...; 0 is padding
+    "positions": Field("BT", np.int32),  # counted from 0 within each packed example
+    "masked_positions": Field("BP", np.int32),  # where the predictions are; padded with 0
+    "targets": Field("BP", np.int32),  # the token to predict; for a decoder P is T
+    "weights": Field("BP", np.float32),  # 1 for a real prediction, 0 for padding
+    "pair_positions": Field(
+        "BG", np.int32
+    ),  # where the [CLS] of each packed pair is; padded with 0
+    "pair_labels": Field("BG", np.int32),  # 0: B follows A, 1: B is random (BERT's coding)
+    "pair_weights": Field("BG", np.float32),
+}
+
+
+def check(batch: Mapping[str, np.ndarray]) -> None:
+    """Checks names, ranks, dtypes and that axes with the same letter have the same size.
+
+    Raises:
+      ValueError: naming the field and what is wrong with it.
+    """
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, value in batch.items():
+        if name not in FIELDS:
+            raise ValueError(
+                f"Unknown batch field {name!r}: add it to model/batch.py. Known: {sorted(FIELDS)}."
+            )
+        field = FIELDS[name]
+        if value.ndim != len(field.axes):
+            raise ValueError(f"{name} has shape {value.shape}, but its axes are {field.axes}.")
+        if value.dtype != field.dtype:
+            raise ValueError(f"{name} is {value.dtype}, not {np.dtype(field.dtype)}.")
+        for axis, size in zip(field.axes, value.shape):
+            if sizes.setdefault(axis, (size, name))[0] != size:
+                raise ValueError(
+                    f"Axis {axis} is {size} in {name} but {sizes[axis][0]} in {sizes[axis][1]}."
+                )

@@ -1,0 +1,47 @@
+"""The left-to-right Transformer decoder without cross-attention (GPT-2, section 2.3)."""
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from model import attention, layers, transformer
+
+
+class Decoder(nn.Module):
+    """Embeddings, then the stack, in which a token sees itself and what is before it."""
+
+    config: transformer.TransformerConfig
+    types: layers.Numerics
+
+    def setup(self):
+        """Declares the embedder, the stack and the norm behind a pre-norm stack."""
+        self.embedder = transformer.Embedder(self.config, self.types)
+        self.dropout = layers.Dropout(self.config.dropout)
+        self.stack = transformer.Stack(self.config, self.types)
+        if self.config.norm_first:
+            self.norm = layers.Norm(self.config.norm_eps, self.types)
+
+    def __call__(
+        self, batch, *, train: bool, cache: attention.Cache | None = None, return_layers=False
+    ) -> transformer.Output:
+        """Reads tokens, positions and segment_ids, each [B T]; with a cache they continue it."""
+        x = self.dropout(self.embedder(batch), train=train)
+        ids = keys = batch["segment_ids"]
+        offset = 0
+        if cache is not None:
+            offset = cache.length
+            keys = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, ids, offset, axis=1)
+            cache = cache._replace(segment_ids=keys)
+        allowed = attention.mask(ids, keys, causal=True, offset=offset)
+        output = self.stack(x, allowed, train=train, cache=cache, return_layers=return_layers)
+        if self.config.norm_first:
+            output = output._replace(hidden=self.norm(output.hidden))
+        return output
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Scores of the next token, tied to the token embeddings."""
+        return self.embedder.tokens.logits(hidden)
+
+    def empty_cache(self, rows: int, length: int) -> attention.Cache:
+        """Returns a cache with room for `length` tokens in each of `rows` rows."""
+        return transformer.empty_cache(self.config, self.types, rows, length)

@@ -1,0 +1,64 @@
+"""What stands on top of a network: masked LM, pooler, classification."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from model import layers, transformer
+
+
+def gather(hidden: Float[Array, "B T D"], positions: Int[Array, "B P"]) -> Float[Array, "B P D"]:
+    """Picks P tokens of every row."""
+    return jnp.take_along_axis(hidden, positions[..., None], axis=1)
+
+
+class MaskedLM(nn.Module):
+    """dense, activation, norm, then scores against the token table plus a bias per token.
+
+    Applied to the P gathered positions only, never to all T tokens (BERT, run_pretraining.py).
+    """
+
+    config: transformer.TransformerConfig
+    types: layers.Numerics
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B P D"], table: layers.Embed) -> Float[Array, "B P V"]:
+        """Returns float32 logits; `table` is the encoder's token embedding."""
+        c = self.config
+        init = layers.INITIALIZERS[c.init](c.init_std)
+        x = layers.Dense((table.width,), ("embed", "norm"), init, self.types, name="dense")(hidden)
+        x = layers.Norm(c.norm_eps, self.types, name="norm")(layers.ACTIVATIONS[c.activation](x))
+        zeros = nn.initializers.zeros
+        bias = layers.param(self, "bias", zeros, (c.vocab_size,), ("vocab_table",))
+        logits = table.logits(x).astype(jnp.float32) + bias
+        return nn.with_logical_constraint(logits, ("act_batch", "act_length", "act_vocab"))
+
+
+class Pooler(nn.Module):
+    """tanh(dense(first token)): one vector for each packed example (BERT, modeling.py)."""
+
+    config: transformer.TransformerConfig
+    types: layers.Numerics
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B G D"]) -> Float[Array, "B G D"]:
+        """Maps the hidden states of the [CLS] tokens."""
+        c = self.config
+        init = layers.INITIALIZERS[c.init](c.init_std)
+        dense = layers.Dense((c.width,), ("embed", "norm"), init, self.types, name="dense")
+        return jnp.tanh(dense(hidden))
+
+
+class Classifier(nn.Module):
+    """A linear layer over pooled vectors."""
+
+    classes: int
+    config: transformer.TransformerConfig
+    types: layers.Numerics
+
+    @nn.compact
+    def __call__(self, pooled: Float[Array, "... D"]) -> Float[Array, "... C"]:
+        """Returns float32 logits."""
+        init = layers.INITIALIZERS[self.config.init](self.config.init_std)
+        dense = layers.Dense((self.classes,), ("embed", "norm"), init, self.types, name="dense")
+        return dense(pooled).astype(jnp.float32)

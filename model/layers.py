@@ -1,0 +1,221 @@
+"""Dense, Embed, Norm, Mlp and Dropout: the only file that names parameter axes.
+
+Parameters are float32 and carry logical axis names, which `configs/common.py` maps to mesh axes.
+`B` rows, `T` tokens, `D` width, `F` feed-forward width, `V` vocabulary.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+Initializer = Callable[..., Array]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+# BERT's truncated normal is cut at two sigma and not rescaled (modeling.py create_initializer).
+INITIALIZERS: dict[str, Callable[[float], Initializer]] = {
+    "normal": nn.initializers.normal,
+    "truncated_normal": nn.initializers.truncated_normal,
+}
+
+
+class Numerics(NamedTuple):
+    """The types that a network computes in. Parameters are float32, as are softmax and losses."""
+
+    compute: jnp.dtype  # activations, and operands of products
+    result: jnp.dtype  # what a product is asked to return, before it is cast to `compute`
+    attention: jnp.dtype  # operands of the two products of attention
+
+
+def numerics(dtype: str, platform: str) -> Numerics:
+    """Chooses the types for computing in `dtype` on a backend ("cpu", "gpu", "tpu").
+
+    An accelerator accumulates in float32 whatever it returns, so it is asked for `dtype`: the saved
+    activations stay small. XLA's CPU backend is faster when asked for float32 (a feed-forward
+    product of BERT-base, forward: 15 ms against 30), and has no bfloat16 product with float32
+    result inside fusions, which attention needs (UNIMPLEMENTED).
+    """
+    compute = jnp.dtype(dtype)
+    other = jnp.dtype("float32") if platform == "cpu" else compute
+    return Numerics(compute, other, other)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def product(
+    x: Float[Array, "... k"], kernel: Float[Array, "k n"], types: Numerics, transposed: bool = False
+) -> Float[Array, "... n"]:
+    """The one large matrix product: x kernel, with a float32 kernel, computed in `types.compute`.
+
+    The gradient rule is explicit, for the automatic one leaves the fast path in bfloat16: the
+    cotangent is cast once, behind a barrier that keeps XLA from fusing the cast into both
+    consumers, and the kernel's gradient leaves the product in float32.
+
+    Args:
+      x: in `types.compute`.
+      kernel: float32; [n k] if `transposed`.
+      types: of the network.
+      transposed: whether to compute x kernel^T instead.
+    """
+    kernel = kernel.astype(types.compute)
+    kn = "nk" if transposed else "kn"
+    y = jnp.einsum(f"...k,{kn}->...n", x, kernel, preferred_element_type=types.result)
+    return y.astype(types.compute)
+
+
+def _product_forward(x, kernel, types, transposed):
+    return product(x, kernel, types, transposed), (x, kernel)
+
+
+def _product_backward(types, transposed, residuals, dy):
+    x, kernel = residuals
+    dy = jax.lax.optimization_barrier(dy.astype(types.compute))
+    kn = "nk" if transposed else "kn"
+    low = kernel.astype(types.compute)
+    dx = jnp.einsum(f"...n,{kn}->...k", dy, low, preferred_element_type=types.result)
+    d_kernel = jnp.einsum(f"...k,...n->{kn}", x, dy, preferred_element_type=jnp.float32)
+    return dx.astype(types.compute), d_kernel.astype(kernel.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def param(module: nn.Module, name: str, init: Initializer, shape, axes: Sequence[str | None]):
+    """Declares a float32 parameter of `module` with logical axis names."""
+    return module.param(name, nn.with_logical_partitioning(init, tuple(axes)), tuple(shape))
+
+
+class Dense(nn.Module):
+    """y = x kernel + bias, over one or several input and output axes.
+
+    `nn.DenseGeneral` cannot name three axes inside a mesh, hence this one.
+    """
+
+    features: tuple[int, ...]  # sizes of the output axes
+    axes: tuple[str, ...]  # names of the kernel's axes: inputs, then outputs
+    initializer: Initializer
+    types: Numerics
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Contracts the last axes of x, as many as `axes` has more than `features`."""
+        rank = len(self.axes) - len(self.features)
+        batch, inputs = x.shape[:-rank], x.shape[-rank:]
+        kernel = param(self, "kernel", self.initializer, inputs + self.features, self.axes)
+        flat = kernel.reshape(math.prod(inputs), math.prod(self.features))
+        y = product(x.reshape(*batch, -1), flat, self.types).reshape(*batch, *self.features)
+        if self.bias:
+            zeros = nn.initializers.zeros
+            bias = param(self, "bias", zeros, self.features, self.axes[rank:])
+            y = y + bias.astype(self.types.compute)
+        return y
+
+
+class Embed(nn.Module):
+    """A table of vectors, read by index and, where the output is tied to it, as a product."""
+
+    entries: int
+    width: int
+    initializer: Initializer
+    types: Numerics
+    axis: str | None = "vocab_table"
+
+    def setup(self):
+        """Declares the table [V D]."""
+        shape, axes = (self.entries, self.width), (self.axis, "embed_table")
+        self.table = param(self, "table", self.initializer, shape, axes)
+
+    def __call__(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
+        """Looks vectors up; the result is in `types.compute`."""
+        # Gather the table's width over `fsdp` before the lookup: the rows of the batch are sharded
+        # over the same mesh axis, and XLA would otherwise rematerialize the result.
+        table = nn.with_logical_constraint(self.table.astype(self.types.compute), (self.axis, None))
+        return jnp.take(table, index, axis=0)
+
+    def logits(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Scores against every entry: x table^T, in `types.compute`."""
+        return product(x, self.table, self.types, True)
+
+
+class Norm(nn.Module):
+    """Layer normalization over the last axis, computed in float32 (Ba et al., 2016)."""
+
+    eps: float
+    types: Numerics
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Returns the normalized x in `types.compute`."""
+        scale = param(self, "scale", nn.initializers.ones, x.shape[-1:], ("norm",))
+        bias = param(self, "bias", nn.initializers.zeros, x.shape[-1:], ("norm",))
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        return (x * scale + bias).astype(self.types.compute)
+
+
+class Mlp(nn.Module):
+    """The position-wise feed-forward network: down(activation(up(x)))."""
+
+    width: int  # F
+    activation: str
+    initializer: Initializer
+    out_initializer: Initializer  # of the product that adds to the residual stream
+    types: Numerics
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Applies the network to every token."""
+        h = Dense((self.width,), ("embed", "mlp"), self.initializer, self.types, name="up")(x)
+        h = ACTIVATIONS[self.activation](h)
+        return Dense(
+            (x.shape[-1],), ("mlp", "embed"), self.out_initializer, self.types, name="down"
+        )(h)
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is an integer hash of (key, row, element), fused into its consumer.
+
+    Nothing is stored, and the mask does not depend on the mesh. The first axis of x counts the
+    rows: it enters the hash separately, so that a row may have up to 2^32 elements.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate)."""
+        if not train or self.rate == 0.0:
+            return x
+        keep = hash_bits(self.make_rng("dropout"), x.shape) >= np.uint32(self.rate * 2**32)
+        return jnp.where(keep, x / jnp.asarray(1.0 - self.rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+def hash_bits(key: Array, shape: Sequence[int]) -> Array:
+    """Returns uint32 [shape] of hashed bits: a pure function of the key and the element's index."""
+    word = jax.random.key_data(key).astype(jnp.uint32).reshape(-1)
+    strides = np.cumprod([1, *reversed(shape[2:])], dtype=np.uint64)[::-1]
+    element = jnp.zeros(shape, jnp.uint32)
+    for axis, stride in enumerate(strides[: len(shape) - 1], start=1):
+        index = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        element = element + index * np.uint32(stride % 2**32)
+    row = jax.lax.broadcasted_iota(jnp.uint32, (shape[0],) + (1,) * (len(shape) - 1), 0)
+    row = _mix(_mix(row ^ word[0], 0x7FEB352D, 15) + word[-1], 0x846CA68B, 16)
+    return _mix(_mix(element ^ word[-1], 0x7FEB352D, 15) + row, 0x846CA68B, 16)
+
+
+def _mix(x: Array, multiplier: int, shift: int) -> Array:
+    """One multiply-xor-shift round on uint32; two of them are a good integer hash."""
+    x = (x ^ (x >> 16)) * np.uint32(multiplier)
+    return x ^ (x >> shift)

@@ -1,0 +1,72 @@
+"""Losses as totals with weights. Everything here is computed in float32."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class Mean(NamedTuple):
+    """A weighted sum and its weight, divided once at the end.
+
+    Totals and weights add over devices, microbatches and evaluation batches; means do not.
+    """
+
+    total: Float[Array, ""]
+    weight: Float[Array, ""]
+
+    @property
+    def value(self) -> Float[Array, ""]:
+        """total / weight, and 0 where nothing was counted."""
+        return self.total / jnp.maximum(self.weight, 1e-9)
+
+
+def mean(values: Float[Array, "..."], weights: Float[Array, "..."]) -> Mean:
+    """Returns the weighted mean of `values` as a `Mean`."""
+    weights = weights.astype(jnp.float32)
+    return Mean((values.astype(jnp.float32) * weights).sum(), weights.sum())
+
+
+def cross_entropy(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
+    """Returns -log softmax(logits)[targets] for every prediction, in nats."""
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def correct(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
+    """Returns 1 where the most likely class is the target, else 0."""
+    return (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+
+
+def in_chunks(
+    score: Callable[..., tuple[Mean, ...]], chunks: int, *inputs: Array
+) -> tuple[Mean, ...]:
+    """Sums `score(*inputs)` over slices of the second axis, recomputing each in the backward pass.
+
+    A language model's logits [B T V] are its largest array. In chunks of tokens only [B T/chunks V]
+    exists at a time. The tokens are cut and not the vocabulary, which is the axis that tensor
+    parallelism shards.
+
+    Args:
+      score: maps the slices [B T/chunks ...] of the inputs to `Mean`s.
+      chunks: into how many slices; if it does not divide T, the largest number below that does.
+      *inputs: arrays [B T ...].
+    """
+    length = inputs[0].shape[1]
+    chunks = next(c for c in range(min(chunks, length), 0, -1) if length % c == 0)
+    if chunks == 1:
+        return score(*inputs)
+
+    def cut(x):
+        return jnp.moveaxis(x.reshape(x.shape[0], chunks, -1, *x.shape[2:]), 1, 0)
+
+    def add(totals, slices):
+        return jax.tree.map(jnp.add, totals, score(*slices)), None
+
+    slices = tuple(cut(x) for x in inputs)
+    shapes = jax.eval_shape(lambda s: score(*(x[0] for x in s)), slices)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(jax.checkpoint(add, prevent_cse=False), zeros, slices)[0]

@@ -1,0 +1,47 @@
+"""NETWORKS: from a name in a config to a network."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.linen as nn
+
+import errors
+from model import decoder, encoder, layers, transformer
+
+NETWORKS = {"encoder": encoder.Encoder, "decoder": decoder.Decoder}
+
+
+def build(config: Mapping, platform: str) -> nn.Module:
+    """Builds the network `config.name` with the other keys as its knobs.
+
+    Args:
+      config: the `model` section of a config.
+      platform: the backend to compute on ("cpu", "gpu", "tpu"), see `layers.numerics`.
+
+    Raises:
+      UserError: for an unknown name or knob, or sizes that do not fit each other.
+    """
+    knobs = dict(config)
+    network = NETWORKS[errors.one_of("config.model.name", knobs.pop("name", ""), NETWORKS)]
+    fields = {field.name for field in dataclasses.fields(transformer.TransformerConfig)}
+    for name in knobs:
+        errors.one_of("key in config.model:", name, fields)
+    if missing := {"vocab_size", "width", "depth", "heads", "mlp_width"} - set(knobs):
+        raise errors.UserError(f"config.model lacks {', '.join(sorted(missing))}.")
+    knobs = transformer.TransformerConfig(**knobs)
+    errors.one_of("config.model.activation", knobs.activation, layers.ACTIVATIONS)
+    errors.one_of("config.model.init", knobs.init, layers.INITIALIZERS)
+    errors.one_of("config.model.remat", knobs.remat, transformer.REMAT)
+    errors.one_of("config.model.dtype", knobs.dtype, ("bfloat16", "float16", "float32"))
+    for name in ("vocab_size", "width", "depth", "heads", "mlp_width", "max_positions"):
+        if getattr(knobs, name) < 1:
+            raise errors.UserError(f"config.model.{name} must be at least 1.")
+    if knobs.width % knobs.heads:
+        raise errors.UserError(
+            f"config.model.width={knobs.width} must be a multiple of config.model.heads="
+            f"{knobs.heads}."
+        )
+    for name in ("dropout", "attention_dropout"):
+        if not 0 <= getattr(knobs, name) < 1:
+            raise errors.UserError(f"config.model.{name} must be in [0, 1).")
+    return network(knobs, layers.numerics(knobs.dtype, platform))

@@ -1,0 +1,40 @@
+"""OBJECTIVES: from a name in a config to the module that training optimizes.
+
+An objective holds its networks as sub-modules and maps a batch to
+
+    terms, metrics = objective(batch, train=...)     # two dicts of losses.Mean
+
+The loss is the sum of the terms' means, each divided by its own weight over the whole batch,
+however many devices and microbatches it is spread over. A term's weight may depend on the batch
+only.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+
+import errors
+from model import networks
+from model.objectives import causal_lm, masked_lm
+
+OBJECTIVES = {"masked_lm": masked_lm.MaskedLM, "causal_lm": causal_lm.CausalLM}
+
+
+def build(config: Mapping, platform: str) -> nn.Module:
+    """Builds `config.objective` around the network `config.model`.
+
+    Args:
+      config: a whole config.
+      platform: the backend to compute on, see `layers.numerics`.
+
+    Raises:
+      UserError: for an unknown name or key.
+    """
+    options = dict(config.objective)
+    objective = OBJECTIVES[errors.one_of("config.objective.name", options.pop("name"), OBJECTIVES)]
+    known = set(objective.__dataclass_fields__) - {"network", "parent", "name"}
+    for name in options:
+        errors.one_of("key in config.objective:", name, known)
+    if missing := known - set(options):
+        raise errors.UserError(f"config.objective lacks {', '.join(sorted(missing))}.")
+    return objective(network=networks.build(config.model, platform), **options)

@@ -1,0 +1,49 @@
+"""Masked language modeling, with next-sentence prediction where the batch has pairs (BERT, 3.1)."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from model import heads, losses
+
+
+class MaskedLM(nn.Module):
+    """Predicts the masked tokens, and whether B follows A.
+
+    The two losses are means of their own and are added (run_pretraining.py). BERT divides the
+    first by sum(weights) + 1e-5; the 1e-5 is left out.
+    """
+
+    network: nn.Module
+    next_sentence: bool
+
+    def setup(self):
+        """Declares the heads."""
+        config, types = self.network.config, self.network.types
+        self.masked_lm = heads.MaskedLM(config, types)
+        if self.next_sentence:
+            self.pooler = heads.Pooler(config, types)
+            self.classifier = heads.Classifier(2, config, types)
+
+    def __call__(self, batch, *, train: bool):
+        """Returns the loss terms, whose means are added, and further metrics."""
+        scores = self.predict(batch, train=train)
+        logits, targets, weights = scores["logits"], batch["targets"], batch["weights"]
+        terms = {"masked_lm": losses.mean(losses.cross_entropy(logits, targets), weights)}
+        metrics = {"accuracy": losses.mean(losses.correct(logits, targets), weights)}
+        if self.next_sentence:
+            logits, labels = scores["next_sentence"], batch["pair_labels"]
+            weights = batch["pair_weights"]
+            terms["next_sentence"] = losses.mean(losses.cross_entropy(logits, labels), weights)
+            metrics["next_sentence_accuracy"] = losses.mean(losses.correct(logits, labels), weights)
+        return terms, metrics
+
+    def predict(self, batch, *, train: bool = False) -> dict[str, Float[Array, "..."]]:
+        """Returns `logits` [B P V] at masked_positions and `next_sentence` [B G 2]."""
+        hidden = self.network(batch, train=train).hidden
+        table = self.network.embedder.tokens
+        masked = heads.gather(hidden, batch["masked_positions"])
+        scores = {"logits": self.masked_lm(masked, table)}
+        if self.next_sentence:
+            pooled = self.pooler(heads.gather(hidden, batch["pair_positions"]))
+            scores["next_sentence"] = self.classifier(pooled)
+        return scores

@@ -1,0 +1,206 @@
+"""The knobs, the block and the stack that every plain network of the line shares.
+
+`B` rows, `T` tokens, `S` keys, `D` width, `H` heads, `K` head width, `N` layers.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from model import attention, layers
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """The knobs. Each picks a number or a function at one place, and none reads another."""
+
+    vocab_size: int  # V
+    width: int  # D
+    depth: int  # N
+    heads: int  # H
+    mlp_width: int  # F
+    max_positions: int  # learned absolute positions
+    token_types: int = 0  # segment embeddings; 0: none
+    norm_first: bool = False  # pre-norm (GPT-2) or post-norm (BERT)
+    norm_eps: float = 1e-12
+    activation: str = "gelu_tanh"
+    init: str = "truncated_normal"
+    init_std: float = 0.02
+    position_init_std: float = 0.02
+    residual_init_std: float = 0.02  # of the products that add to the residual stream
+    dropout: float = 0.1  # after the embeddings and on each residual branch
+    attention_dropout: float = 0.1  # on the attention probabilities
+    dtype: str = "bfloat16"  # of activations and products; parameters are float32
+    remat: str = "dots"  # what the backward pass finds saved, see REMAT
+
+    @property
+    def head_width(self) -> int:
+        """K."""
+        return self.width // self.heads
+
+
+# What is kept from a block's forward pass for its backward pass. "dots" keeps the results of the
+# parameter products and recomputes what is cheap, the attention probabilities above all.
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Output(NamedTuple):
+    """What every network returns."""
+
+    hidden: Float[Array, "B T D"]  # after the last layer
+    layers: Float[Array, "N B T D"] | None = None  # after each layer, where asked for
+    cache: attention.Cache | None = None
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, over the tokens at hand or over a cache."""
+
+    config: TransformerConfig
+    types: layers.Numerics
+
+    @nn.compact
+    def __call__(self, x, allowed, cache, *, train):
+        """Returns [B T D] and, given one layer's cached (keys, values, length), the new ones."""
+        c = self.config
+        init = layers.INITIALIZERS[c.init](c.init_std)
+        out_init = layers.INITIALIZERS[c.init](c.residual_init_std)
+
+        def project(name):
+            axes, features = ("embed", "heads", "head_width"), (c.heads, c.head_width)
+            y = layers.Dense(features, axes, init, self.types, name=name)(x)
+            return nn.with_logical_constraint(y, ("act_batch", "act_length", "act_heads", None))
+
+        q, k, v = project("query"), project("key"), project("value")
+        if cache is not None:
+            keys, values, length = cache
+            k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), length, axis=1)
+            v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), length, axis=1)
+            cache = (k, v)
+        dropout = layers.Dropout(c.attention_dropout)
+        y = attention.attend(q, k, v, allowed, lambda p: dropout(p, train=train), self.types)
+        axes = ("heads", "head_width", "embed")
+        y = layers.Dense((c.width,), axes, out_init, self.types, name="out")(y)
+        return y, cache
+
+
+class Block(nn.Module):
+    """Attention and feed-forward network, each on a residual branch (pre- or post-norm)."""
+
+    config: TransformerConfig
+    types: layers.Numerics
+    train: bool
+
+    @nn.compact
+    def __call__(self, x, cache, allowed, length):
+        """Returns x [B T D] after this layer, and (this layer's new cache, x)."""
+        c = self.config
+        mlp = layers.Mlp(
+            c.mlp_width,
+            c.activation,
+            layers.INITIALIZERS[c.init](c.init_std),
+            layers.INITIALIZERS[c.init](c.residual_init_std),
+            self.types,
+            name="mlp",
+        )
+        attend = SelfAttention(c, self.types, name="attention")
+
+        def residual(x, branch, norm, drop):
+            norm = layers.Norm(c.norm_eps, self.types, name=norm)
+            drop = layers.Dropout(c.dropout, name=drop)
+            if c.norm_first:
+                return x + drop(branch(norm(x)), train=self.train)
+            return norm(x + drop(branch(x), train=self.train))
+
+        def attention_branch(x):
+            nonlocal cache
+            cached = None if cache is None else (*cache, length)
+            y, cache = attend(x, allowed, cached, train=self.train)
+            return y
+
+        x = residual(x, attention_branch, "attention_norm", "attention_dropout")
+        x = residual(x, mlp, "mlp_norm", "mlp_dropout")
+        x = nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
+        return x, (cache, x)
+
+
+class Stack(nn.Module):
+    """N blocks as one scan over stacked parameters: compile time does not grow with depth."""
+
+    config: TransformerConfig
+    types: layers.Numerics
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        allowed: Bool[Array, "B 1 T S"],
+        *,
+        train: bool,
+        cache: attention.Cache | None = None,
+        return_layers: bool = False,
+    ) -> Output:
+        """Applies all layers. With a cache, the keys and values of x are written behind it."""
+        block = Block
+        if REMAT[self.config.remat] is not None:
+            block = nn.remat(block, prevent_cse=False, policy=REMAT[self.config.remat])
+        scan = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=self.config.depth,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        stored = None if cache is None else (cache.keys, cache.values)
+        length = None if cache is None else cache.length
+        x, (stored, outputs) = scan(self.config, self.types, train, name="blocks")(
+            x, stored, allowed, length
+        )
+        if cache is not None:
+            keys, values = stored
+            cache = cache._replace(keys=keys, values=values, length=length + x.shape[1])
+        return Output(x, outputs if return_layers else None, cache)
+
+
+class Embedder(nn.Module):
+    """Token, position and token-type embeddings, summed."""
+
+    config: TransformerConfig
+    types: layers.Numerics
+
+    def setup(self):
+        """Declares the tables."""
+        c = self.config
+        init = layers.INITIALIZERS[c.init](c.init_std)
+        self.tokens = layers.Embed(c.vocab_size, c.width, init, self.types)
+        position_init = layers.INITIALIZERS[c.init](c.position_init_std)
+        self.positions = layers.Embed(
+            c.max_positions, c.width, position_init, self.types, axis=None
+        )
+        if c.token_types:
+            self.token_types = layers.Embed(c.token_types, c.width, init, self.types, axis=None)
+
+    def __call__(self, batch: dict[str, Int[Array, "B T"]]) -> Float[Array, "B T D"]:
+        """Reads tokens, positions and (where the network has them) token_types."""
+        x = self.tokens(batch["tokens"]) + self.positions(batch["positions"])
+        if self.config.token_types:
+            x = x + self.token_types(batch["token_types"])
+        return nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
+
+
+def empty_cache(
+    config: TransformerConfig, types: layers.Numerics, rows: int, length: int
+) -> attention.Cache:
+    """Returns a cache with room for `length` tokens in each of `rows` rows."""
+    shape = (config.depth, rows, length, config.heads, config.head_width)
+    zeros = jnp.zeros(shape, types.attention)
+    ids = jnp.zeros((rows, length), jnp.int32)
+    return attention.Cache(zeros, zeros, ids, jnp.zeros((), jnp.int32))

@@ -1,0 +1,115 @@
+"""Continues prompts with a trained GPT, or fills the [MASK]s of sentences with a trained BERT.
+
+    python scripts/generate.py --checkpoint=runs/gpt2-tiny --prompt="The file is" --top_p=0.9 --samples=3
+    python scripts/generate.py --checkpoint=runs/bert-tiny --prompt="The [MASK] is closed."
+
+A checkpoint is a --workdir of train.py or a folder in Hugging Face's layout.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+from errors import UserError, exit_on_user_error
+from evaluation import decoding, fill_mask, load
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir or a Hugging Face folder.", required=True)
+_STEP = flags.DEFINE_string("step", None, 'A step of the workdir, or "best"; default: the newest.')
+_PROMPT = flags.DEFINE_multi_string("prompt", [], "Text to continue or to fill; may be repeated.")
+_PROMPTS = flags.DEFINE_string("prompts", None, "A file with a prompt on each line; -: standard input.")
+_MAX_TOKENS = flags.DEFINE_integer("max_tokens", 50, "The most new tokens for a prompt.")
+_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides the scores; 0: always the likeliest.")
+_TOP_K = flags.DEFINE_integer(
+    "top_k", None, "Draw from the k likeliest tokens (default: all), or show k for a mask (default: 5)."
+)
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the fewest tokens with this much probability.")
+_BEAMS = flags.DEFINE_integer("beams", 1, "More than 1: beam search instead of drawing.")
+_LENGTH_PENALTY = flags.DEFINE_float("length_penalty", 1.0, "Beam search: above 0 favors long texts.")
+_SAMPLES = flags.DEFINE_integer("samples", 1, "Continuations of each prompt.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the draws: the same seed gives the same text.")
+
+
+@exit_on_user_error
+def main(argv):
+    """Prints the texts."""
+    if len(argv) > 1:
+        raise UserError(f"Unexpected argument {argv[1]!r}: give text with --prompt.")
+    prompts = _prompts()
+    model = load.load(_CHECKPOINT.value, step=load.parse_step(_STEP.value))
+    if model.config.objective.name == "masked_lm":
+        _fill(model, prompts)
+    else:
+        _continue(model, prompts)
+
+
+def _prompts() -> list[str]:
+    prompts = list(_PROMPT.value)
+    if _PROMPTS.value:
+        try:
+            file = _PROMPTS.value
+            text = sys.stdin.read() if file == "-" else pathlib.Path(file).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--prompts={_PROMPTS.value} cannot be read: {error}.") from error
+        prompts += [line for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise UserError("There is nothing to do: give --prompt=TEXT or --prompts=FILE.")
+    return prompts
+
+
+def _fill(model: load.Model, prompts: list[str]) -> None:
+    filled = fill_mask.fill_masks(
+        model.objective,
+        model.params,
+        model.tokenizer,
+        prompts,
+        candidates=5 if _TOP_K.value is None else _TOP_K.value,
+    )
+    for prompt, masks in zip(prompts, filled):
+        print(prompt)
+        for number, candidates in enumerate(masks, start=1):
+            shown = ", ".join(f"{c.token} {c.probability:.1%}" for c in candidates)
+            print(f"  mask {number}: {shown}")
+
+
+def _continue(model: load.Model, prompts: list[str]) -> None:
+    ids = model.tokenizer.encode_batch(prompts)
+    common = dict(
+        max_tokens=_MAX_TOKENS.value,
+        eot_id=model.tokenizer.eot_id,
+        vocab_size=model.tokenizer.vocab_size,
+        samples=_SAMPLES.value,
+    )
+    if _BEAMS.value > 1:
+        if _TOP_K.value or _TOP_P.value != 1 or _TEMPERATURE.value != 1:
+            raise UserError(
+                "Beam search does not draw: leave out --beams, or --temperature, --top_k and --top_p."
+            )
+        texts = decoding.beam_search(
+            model.objective,
+            model.params,
+            ids,
+            beams=_BEAMS.value,
+            length_penalty=_LENGTH_PENALTY.value,
+            **common,
+        )
+    else:
+        texts = decoding.sample(
+            model.objective,
+            model.params,
+            ids,
+            temperature=_TEMPERATURE.value,
+            top_k=_TOP_K.value or 0,
+            top_p=_TOP_P.value,
+            seed=_SEED.value,
+            **common,
+        )
+    for i, (prompt, samples) in enumerate(zip(ids, texts), start=1):
+        for j, sample in enumerate(samples, start=1):
+            if len(prompts) * len(samples) > 1:
+                print(f"--- prompt {i}, sample {j}")
+            print(model.tokenizer.decode(prompt + sample))
+
+
+if __name__ == "__main__":
+    app.run(main)

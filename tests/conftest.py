@@ -1,0 +1,43 @@
+"""Eight fake CPU devices, one compilation cache, and where the shared data lies."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "bert-to-gpt3-test-xla")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config):
+    """Grain's worker processes ask for parsed flags."""
+    del config
+    flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The developers' folder of real data, which lies beside the repository; skips without it."""
+    path = ROOT.parent / "shared"
+    if not (path / "data").is_dir():
+        pytest.skip("needs the developers' shared data")
+    return path
+
+
+@pytest.fixture(scope="session")
+def devices() -> list[jax.Device]:
+    """Eight CPU devices."""
+    assert jax.device_count() == 8, "run pytest from the repository root, so that conftest applies"
+    return jax.devices()

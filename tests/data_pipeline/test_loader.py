@@ -1,0 +1,155 @@
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipeline import loader, noise
+from errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """A dataset whose rows tell their index."""
+
+    seconds: float = 0.0
+    broken: int = -1
+
+    def batch(self, indices):
+        time.sleep(self.seconds)
+        if self.broken in indices:
+            raise UserError(f"Record {self.broken} is damaged.")
+        keys = noise.make_keys(0, indices)
+        return {
+            "tokens": (noise.random_bits(keys, 6) % np.uint64(100)).astype(np.int32),
+            "label": np.asarray(indices, np.int32),
+        }
+
+
+def make_mesh(devices, data=4, fsdp=2, tensor=1):
+    grid = np.array(devices[: data * fsdp * tensor]).reshape(data, fsdp, tensor)
+    return jax.sharding.Mesh(grid, ("data", "fsdp", "tensor"))
+
+
+def labels(batches):
+    return [np.asarray(batch["label"]).tolist() for batch in batches]
+
+
+STEPS = [list(range(16 * s, 16 * s + 16)) for s in range(9)]
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 1)])
+def test_rows_are_the_same_on_every_mesh(devices, shape):
+    mesh = make_mesh(devices, *shape)
+    with loader.Loader(Numbers(), mesh=mesh, batch_size=16, start_step=2, end_step=5) as batches:
+        got = list(batches)
+    assert labels(got) == STEPS[2:5]
+    expected = Numbers().batch(np.arange(32, 48))["tokens"]
+    np.testing.assert_array_equal(got[0]["tokens"], expected)
+    for value in got[0].values():
+        spec = jax.sharding.PartitionSpec(("data", "fsdp"))
+        assert value.sharding.is_equivalent_to(jax.sharding.NamedSharding(mesh, spec), value.ndim)
+        assert value.addressable_shards[0].data.shape[0] == 16 // (shape[0] * shape[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_state_continues_exactly(devices, workers):
+    mesh = make_mesh(devices)
+    options = {"mesh": mesh, "batch_size": 16, "workers": workers, "prefetch": 3}
+    with loader.Loader(Numbers(), **options) as batches:
+        assert labels(next(batches) for _ in range(4)) == STEPS[:4]
+        state = json.loads(json.dumps(batches.get_state()))
+        assert state == {"next_step": 4}  # not what was built ahead
+        assert labels(next(batches) for _ in range(3)) == STEPS[4:7]
+        batches.set_state(state)
+        assert labels(next(batches) for _ in range(2)) == STEPS[4:6]
+    other = {"mesh": make_mesh(devices, 2, 1, 2), "batch_size": 16, "workers": 0}
+    with loader.Loader(Numbers(), **other) as batches:
+        batches.set_state(state)
+        assert labels(next(batches) for _ in range(2)) == STEPS[4:6]
+
+
+def test_batches_are_built_while_the_step_runs(devices):
+    slow = Numbers(seconds=0.05)
+    with loader.Loader(slow, mesh=make_mesh(devices), batch_size=8, prefetch=2) as batches:
+        next(batches)
+        first = batches.host_wait_seconds
+        assert first >= 0.05
+        for _ in range(4):
+            time.sleep(0.1)  # a step
+            next(batches)
+        assert batches.host_wait_seconds - first < 0.05
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_record_is_told(devices, workers):
+    mesh = make_mesh(devices)
+    options = {"mesh": mesh, "batch_size": 8, "workers": workers}
+    with loader.Loader(Numbers(broken=12), **options) as batches:
+        next(batches)
+        with pytest.raises(UserError, match="Record 12 is damaged"):
+            next(batches)
+
+
+def test_batch_must_divide(devices):
+    mesh = make_mesh(devices)
+    with pytest.raises(UserError, match="batch_size=12 must be a multiple of 8"):
+        loader.Loader(Numbers(), mesh=mesh, batch_size=12)
+    with pytest.raises(UserError, match="multiple of 16.*microbatches = 2"):
+        loader.Loader(Numbers(), mesh=mesh, batch_size=24, microbatches=2)
+
+
+PROCESS = """
+import sys
+
+import jax
+import numpy as np
+import test_loader
+from data_pipeline import loader
+
+seen = []
+
+
+class Recorder(test_loader.Numbers):
+    def batch(self, indices):
+        seen.append(indices.tolist())
+        return super().batch(indices)
+
+
+process = int(sys.argv[2])
+jax.distributed.initialize(sys.argv[1], 2, process)
+mesh = test_loader.make_mesh(jax.devices(), 2, 2)
+options = dict(mesh=mesh, batch_size=8, start_step=3, end_step=4)
+with loader.Loader(Recorder(), **options) as batches:
+    batch = next(batches)
+own = [[24, 25, 26, 27], [28, 29, 30, 31]][process]
+assert seen == [own], seen  # no process builds the rows of another
+for name, value in batch.items():
+    assert value.shape[0] == 8
+    shards = sorted(value.addressable_shards, key=lambda shard: shard.index[0].start)
+    local = np.concatenate([shard.data for shard in shards])
+    np.testing.assert_array_equal(local, test_loader.Numbers().batch(np.array(own))[name])
+"""
+
+
+def test_two_processes_hold_the_rows_of_one(tmp_path):
+    script = tmp_path / "process.py"
+    script.write_text(PROCESS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    here = pathlib.Path(__file__).parent
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, (here.parents[1], here))),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    command = [sys.executable, str(script), address]
+    both = [subprocess.Popen([*command, str(i)], env=env) for i in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]

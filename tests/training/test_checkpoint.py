@@ -1,0 +1,475 @@
+"""Checkpoints are tested as users lose them: flipped bytes, missing files, SIGKILL, a full disk."""
+
+import functools
+import gc
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from errors import UserError
+from training import checkpoint, digests
+from training import state as state_lib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# When Orbax fails to read it leaves coroutines behind, which complain when they are collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collect_garbage():
+    yield
+    gc.collect()
+
+
+def make_state(step, *, vocab=96, width=32, optimizer=None, sharding=None):
+    keys = jax.random.split(jax.random.key(step), 3)
+    params = {
+        "embedding": jax.random.normal(keys[0], (vocab, width)),
+        "layers": {
+            "kernel": jax.random.normal(keys[1], (16, width, width)),
+            "bias": jax.random.normal(keys[2], (16, width), jnp.bfloat16),
+        },
+    }
+    optimizer = optimizer or optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    state = state_lib.TrainState(jnp.int32(step), params, optimizer.init(params))
+    return state if sharding is None else jax.device_put(state, shardings(state, sharding))
+
+
+def shardings(state, sharding):
+    """Shards the first axis of every array that has one."""
+    spread = sharding.mesh.axis_names
+    return jax.tree.map(
+        lambda x: NamedSharding(sharding.mesh, P(spread) if x.ndim else P()),
+        state,
+    )
+
+
+def mesh_sharding(*shape):
+    names = ("data", "fsdp", "tensor")[: len(shape)]
+    devices = np.array(jax.devices()[: np.prod(shape)]).reshape(shape)
+    return NamedSharding(jax.sharding.Mesh(devices, names), P())
+
+
+def abstract(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for name, leaf in digests.named_leaves(a).items():
+        other = digests.named_leaves(b)[name]
+        assert leaf.dtype == other.dtype, name
+        assert np.asarray(leaf).tobytes() == np.asarray(other).tobytes(), name
+
+
+def open_at(directory, keep=3, keep_best=1, **kwargs):
+    return checkpoint.Checkpointer(directory, keep=keep, keep_best=keep_best, **kwargs)
+
+
+def save(directory, *steps, metrics=lambda step: None, **kwargs):
+    checkpointer = open_at(directory, **kwargs)
+    for step in steps:
+        checkpointer.save(step, make_state(step), meta={"at": step}, metrics=metrics(step))
+    checkpointer.close()
+
+
+def restore(directory):
+    """Returns (state, meta) of a fresh Checkpointer."""
+    checkpointer = open_at(directory)
+    try:
+        return checkpointer.restore(abstract(make_state(0)))
+    finally:
+        checkpointer.close()
+
+
+def data_files(directory):
+    files = [path for path in (directory / "state").rglob("*") if path.is_file()]
+    return sorted(files, key=lambda path: path.stat().st_size, reverse=True)
+
+
+def flip(path, position):
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x10
+    path.write_bytes(data)
+
+
+def test_nothing_to_restore(tmp_path):
+    assert restore(tmp_path / "new") is None
+
+
+@pytest.mark.parametrize("shape", [(1,), (8,), (2, 4), (2, 2, 2)])
+def test_restores_the_same_bits_on_another_mesh(tmp_path, shape):
+    saved = make_state(3, sharding=mesh_sharding(4, 2))
+    checkpointer = open_at(tmp_path)
+    checkpointer.save(3, saved, meta={"next_step": 3, "note": None})
+    checkpointer.wait()
+    target = abstract(make_state(0, sharding=mesh_sharding(*shape)))
+    restored, meta = checkpointer.restore(target)
+    checkpointer.close()
+    assert meta == {"next_step": 3, "note": None}
+    assert_equal(saved, restored)
+    assert restored.params["embedding"].sharding == target.params["embedding"].sharding
+
+
+def test_donated_state_does_not_disturb_a_save_in_the_background(tmp_path):
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state):
+        return jax.tree.map(lambda x: x * 0 - 1, state)
+
+    checkpointer = open_at(tmp_path)
+    state = make_state(1)
+    checkpointer.save(1, state, meta={})
+    for _ in range(3):
+        state = step(state)
+    checkpointer.close()
+    assert_equal(restore(tmp_path)[0], make_state(1))
+
+
+# Digests.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "uint8", "bool"])
+def test_digest_notices_every_bit_and_every_swap(dtype):
+    x = np.array(jax.random.normal(jax.random.key(0), (4, 6)).astype(dtype))
+    digest = digests.describe({"x": x}).leaves["x"]
+    raw = x.view(np.uint8)
+    for byte in range(raw.size):
+        for bit in range(1 if dtype == "bool" else 8):
+            changed = raw.copy()
+            changed.flat[byte] ^= 1 << bit
+            assert digests.describe({"x": changed.view(x.dtype)}).leaves["x"] != digest
+    distinct = np.arange(24).astype("uint8").reshape(4, 6)
+    seen = {digests.describe({"x": distinct}).leaves["x"][2]}
+    for i in range(23):
+        swapped = distinct.copy()
+        swapped.flat[[i, i + 1]] = swapped.flat[[i + 1, i]]
+        seen.add(digests.describe({"x": swapped}).leaves["x"][2])
+    assert len(seen) == 24
+
+
+def test_digest_does_not_depend_on_the_mesh():
+    one = digests.describe(make_state(5))
+    for shape in [(8,), (2, 4), (2, 2, 2)]:
+        assert digests.describe(make_state(5, sharding=mesh_sharding(*shape))) == one
+
+
+def test_digest_of_a_sharded_array_gathers_nothing():
+    sharding = mesh_sharding(8)
+    x = jax.device_put(jnp.ones((64, 128)), NamedSharding(sharding.mesh, P("data")))
+    text = digests._digest.lower(x).compile().as_text()
+    assert "all-reduce" in text and "all-gather" not in text
+
+
+# Damage.
+
+
+def test_a_flipped_byte_is_never_restored(tmp_path, caplog):
+    save(tmp_path / "good", 1, 2)
+    good = make_state(2)
+    largest = data_files(tmp_path / "good" / "2")[0].relative_to(tmp_path / "good")
+    size = (tmp_path / "good" / largest).stat().st_size
+    assert size > 40_000  # random numbers cannot be compressed: almost all is array data
+    found = []
+    for position in np.linspace(100, size - 1000, 12).astype(int):
+        shutil.copytree(tmp_path / "good", tmp_path / "bad")
+        flip(tmp_path / "bad" / largest, position)
+        caplog.clear()
+        state, meta = restore(tmp_path / "bad")
+        found.append(meta["at"])
+        assert_equal(state, make_state(1) if meta["at"] == 1 else good)
+        assert ("checkpoint of step 2" in caplog.text) == (meta["at"] == 1)
+        shutil.rmtree(tmp_path / "bad")
+    assert found.count(1) >= 10  # a byte between two arrays is harmless
+
+
+def test_a_flipped_byte_in_any_other_file_is_never_restored(tmp_path):
+    save(tmp_path / "good", 1, 2)
+    files = [path for path in (tmp_path / "good" / "2").rglob("*") if path.is_file()]
+    for path in files:
+        shutil.copytree(tmp_path / "good", tmp_path / "bad")
+        damaged = tmp_path / "bad" / path.relative_to(tmp_path / "good")
+        if damaged.stat().st_size:
+            flip(damaged, damaged.stat().st_size // 2)
+        state, meta = restore(tmp_path / "bad")
+        assert_equal(state, make_state(meta["at"]))
+        shutil.rmtree(tmp_path / "bad")
+
+
+def damage_manifest(path):
+    manifest = path / "manifest" / "metadata"
+    text = manifest.read_text()
+    assert "[96, 32]" in text  # a changed digit: valid JSON, and not another config's checkpoint
+    manifest.write_text(text.replace("[96, 32]", "[97, 32]"))
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+DAMAGES = {
+    "manifest changed": damage_manifest,
+    "manifest truncated": lambda path: truncate(path / "manifest" / "metadata"),
+    "manifest missing": lambda path: shutil.rmtree(path / "manifest"),
+    "data missing": lambda path: data_files(path)[0].unlink(),
+    "data truncated": lambda path: truncate(data_files(path)[0]),
+    "state missing": lambda path: shutil.rmtree(path / "state"),
+    "empty": lambda path: (shutil.rmtree(path), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_reported_and_the_checkpoint_before_is_used(tmp_path, caplog, damage):
+    save(tmp_path, 1, 2, 3, metrics=lambda step: {"valid/loss": 1.0 / step})
+    DAMAGES[damage](tmp_path / "3")
+    checkpointer = open_at(tmp_path)
+    state, meta = checkpointer.restore(abstract(make_state(0)))
+    assert meta == {"at": 2}
+    assert_equal(state, make_state(2))
+    assert "checkpoint of step 3" in caplog.text and "damaged" in caplog.text
+    assert checkpointer.all_steps() == [1, 2] and (tmp_path / "3.damaged").is_dir()
+    checkpointer.save(3, make_state(3), meta={"at": "again"})  # the resumed run comes by again
+    checkpointer.close()
+    assert restore(tmp_path)[1] == {"at": "again"}
+
+
+def test_all_damaged_is_an_error_that_moves_nothing(tmp_path):
+    save(tmp_path, 1, 2)
+    for step in "12":
+        shutil.rmtree(tmp_path / step / "manifest")
+    with pytest.raises(UserError, match=r"(?s)damaged.*step 2:.*step 1:"):
+        restore(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+
+
+def test_sigkill_in_the_middle_of_a_save(tmp_path):
+    script = f"""
+import os, signal, jax
+from tests.training import test_checkpoint as t
+checkpointer = t.open_at({str(tmp_path)!r})
+checkpointer.save(1, t.make_state(1), meta={{"at": 1}})
+checkpointer.wait()
+checkpointer.save(2, t.make_state(2, vocab=400_000), meta={{"at": 2}})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert any(".orbax-checkpoint-tmp" in name for name in os.listdir(tmp_path))
+    state, meta = restore(tmp_path)
+    assert meta == {"at": 1}
+    assert_equal(state, make_state(1))
+    assert os.listdir(tmp_path) == ["1"]
+    save(tmp_path, 2)
+    assert restore(tmp_path)[1] == {"at": 2}
+
+
+# What stays.
+
+
+def test_newest_and_best_stay_whether_or_not_steps_have_metrics(tmp_path):
+    losses = {1: 3.0, 2: 1.0, 3: None, 4: 2.0, 5: float("nan"), 6: None}
+    metrics = {s: None if loss is None else {"valid/loss": loss} for s, loss in losses.items()}
+    save(tmp_path, 1, 2, 3, keep=2, metrics=metrics.get)
+    save(tmp_path, 4, 5, 6, keep=2, metrics=metrics.get)  # resumed: the best is remembered
+    checkpointer = open_at(tmp_path, keep=2)
+    assert checkpointer.all_steps() == [2, 5, 6]
+    assert checkpointer.best_step() == 2
+    checkpointer.save(7, make_state(7), meta={}, metrics={"valid/loss": 0.5})
+    checkpointer.save(8, make_state(8), meta={})
+    checkpointer.wait()
+    assert checkpointer.all_steps() == [7, 8] and checkpointer.best_step() == 7
+    checkpointer.close()
+
+
+def test_without_any_metric_the_newest_stay(tmp_path):
+    save(tmp_path, 1, 2, 3, 4, keep=2, keep_best=0)
+    checkpointer = open_at(tmp_path)
+    assert checkpointer.all_steps() == [3, 4] and checkpointer.best_step() is None
+    checkpointer.close()
+
+
+# Mistakes and accidents.
+
+
+def test_file_too_large(tmp_path):
+    """The limit acts as a full disk does, without root."""
+    save(tmp_path, 1)
+    checkpointer = open_at(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        with pytest.raises(UserError, match="File too large.*last good checkpoint is step 1"):
+            checkpointer.save(2, make_state(2, vocab=50_000), meta={})
+            checkpointer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    checkpointer.close()
+    assert os.listdir(tmp_path) == ["1"]
+    assert_equal(restore(tmp_path)[0], make_state(1))
+
+
+def test_full_disk(tmp_path, capfd):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs root to mount a small disk")
+    try:
+        save(tmp_path / "checkpoints", 1)
+        checkpointer = open_at(tmp_path / "checkpoints")
+        with pytest.raises(UserError, match="No space left on device.*is step 1"):
+            checkpointer.save(2, make_state(2, vocab=50_000), meta={})
+            checkpointer.save(3, make_state(3, vocab=50_000), meta={})  # learns of it here at last
+        checkpointer.close()
+        assert "Traceback" not in capfd.readouterr().err
+        assert_equal(restore(tmp_path / "checkpoints")[0], make_state(1))
+        save(tmp_path / "checkpoints", 2)  # what failed left its room
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"vocab": 128},
+            r"params/embedding is float32\[96, 32\] there and float32\[128, 32\] here",
+        ),
+        ({"width": 16}, r"params/embedding is float32\[96, 32\] there and float32\[96, 16\] here"),
+        ({"optimizer": optax.sgd(1.0)}, r"opt_state/1/0/count is int32\[\] there and absent here"),
+        ({"optimizer": optax.sgd(1.0, momentum=0.9)}, r"opt_state/0/trace/\S+ is absent there"),
+    ],
+)
+def test_another_config_is_one_clear_sentence_and_no_damage(tmp_path, change, message):
+    save(tmp_path, 1, 2)
+    checkpointer = open_at(tmp_path)
+    with pytest.raises(UserError, match=message):
+        checkpointer.restore(abstract(make_state(0, **change)))
+    checkpointer.close()
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    save(tmp_path, 1)
+    state = make_state(2)
+    kernel = state.params["layers"]["kernel"].at[3, 1, 2].set(jnp.inf)
+    state.params["layers"]["kernel"] = kernel
+    checkpointer = open_at(tmp_path)
+    with pytest.raises(UserError, match="params/layers/kernel is not finite after step 2.*step 1"):
+        checkpointer.save(2, state, meta={})
+    checkpointer.close()
+    assert os.listdir(tmp_path) == ["1"]
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_step_that_is_not_new_is_refused(tmp_path, step):
+    save(tmp_path, 2)
+    checkpointer = open_at(tmp_path)
+    with pytest.raises(UserError, match=f"Step {step} was not saved.*already holds step 2"):
+        checkpointer.save(step, make_state(step), meta={})
+    checkpointer.close()
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(UserError, match="checkpoint.keep must be at least 1"):
+        open_at(tmp_path, keep=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Could not open the checkpoints.*Not a directory"):
+        open_at(tmp_path / "file" / "checkpoints")
+
+
+# Parameters alone.
+
+
+def test_restore_params(tmp_path):
+    losses = {1: 2.0, 2: 1.0, 3: 3.0}
+    save(tmp_path, 1, 2, 3, metrics=lambda step: {"valid/loss": losses[step]})
+    before = sorted(tmp_path.rglob("*"))
+    target = abstract(make_state(0, sharding=mesh_sharding(2, 4)).params)
+    for step, found in [(None, 3), ("best", 2), (1, 1)]:
+        params = checkpoint.restore_params(tmp_path, target, step)
+        assert_equal(params, make_state(found).params)
+        assert params["embedding"].sharding == target["embedding"].sharding
+    part = checkpoint.restore_params(tmp_path, {"embedding": target["embedding"]})
+    assert_equal(part, {"embedding": make_state(3).params["embedding"]})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_restore_params_mistakes(tmp_path):
+    target = abstract(make_state(0).params)
+    with pytest.raises(UserError, match="no checkpoint in"):
+        checkpoint.restore_params(tmp_path / "nowhere", target)
+    save(tmp_path, 1, 2)
+    with pytest.raises(UserError, match=r"no checkpoint of step 7 .* choose one of \[1, 2\]"):
+        checkpoint.restore_params(tmp_path, target, 7)
+    with pytest.raises(UserError, match="No checkpoint in .* was saved with valid/loss"):
+        checkpoint.restore_params(tmp_path, target, "best")
+    with pytest.raises(UserError, match="params/head is absent there"):
+        checkpoint.restore_params(tmp_path, {**target, "head": target["embedding"]})
+    truncate(data_files(tmp_path / "2")[0])
+    assert_equal(checkpoint.restore_params(tmp_path, target), make_state(1).params)
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.restore_params(tmp_path, target, 2)
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+
+
+# Two processes.
+
+TWO_PROCESSES = """
+import sys, jax
+from tests import conftest
+index, port, directory = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.distributed.initialize(f"localhost:{port}", 2, index)
+from tests.training import test_checkpoint as t
+assert jax.device_count() == 16
+saved = t.make_state(1, sharding=t.mesh_sharding(16))
+checkpointer = t.open_at(directory)
+for step in (1, 2):
+    checkpointer.save(step, saved, meta={"at": step})
+checkpointer.wait()
+from jax.experimental import multihost_utils
+if index == 0:
+    t.truncate(t.data_files(t.pathlib.Path(directory) / "2")[0])
+multihost_utils.sync_global_devices("damaged")
+state, meta = checkpointer.restore(t.abstract(t.make_state(0, sharding=t.mesh_sharding(2, 8))))
+assert meta == {"at": 1}, meta
+assert t.digests.describe(state) == t.digests.describe(saved)
+assert checkpointer.all_steps() == [1]
+checkpointer.save(2, state, meta={"at": "again"})
+checkpointer.close()
+print("fine", index)
+"""
+
+
+def test_two_processes_save_and_restore_and_one_continues(tmp_path):
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        port = str(server.getsockname()[1])
+    command = [sys.executable, "-c", TWO_PROCESSES]
+    processes = [
+        subprocess.Popen(
+            [*command, str(index), port, str(tmp_path)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    for index, process in enumerate(processes):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0 and f"fine {index}" in output, output
+    state, meta = restore(tmp_path)
+    assert meta == {"at": "again"}
+    assert_equal(state, make_state(1))

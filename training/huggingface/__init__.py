@@ -1,0 +1,105 @@
+"""Published checkpoints in Hugging Face's layout: config.json, safetensors, vocabulary.
+
+Only numbers are read: a pickle, which can run any code, is never loaded. `transformers` and PyTorch
+are not needed.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import errors
+from data_pipeline import tokenizers
+from errors import UserError
+from training.huggingface import bert, files, gpt2, mapping
+
+FAMILIES = {"bert": bert, "gpt2": gpt2}  # by `model_type` in config.json
+
+
+class Checkpoint(NamedTuple):
+    """A published checkpoint in our terms.
+
+    Attributes:
+      family: its name in FAMILIES.
+      model: the `model` section of a config, without `dtype` and `remat`.
+      objective: the `objective` section.
+      params: float32 arrays; the tree of the objective, without the heads that are not there.
+      missing: paths of the objective's parameters that are not there, by whole heads.
+      unexpected: names of the tensors that our objective has no place for.
+      tokenizer: None where the folder has no vocabulary.
+    """
+
+    family: str
+    model: dict[str, Any]
+    objective: dict[str, Any]
+    params: dict[str, Any]
+    missing: list[str]
+    unexpected: list[str]
+    tokenizer: tokenizers.Tokenizer | None
+
+
+def load(folder: str | os.PathLike) -> Checkpoint:
+    """Reads a checkpoint of one of the FAMILIES, of any of its architectures and float types.
+
+    Raises:
+      UserError: for what is missing, damaged, pickled or beyond our networks.
+    """
+    config = files.read_config(folder)
+    if "model_type" not in config:
+        raise UserError(
+            f"config.json in {folder} does not say what it describes: add a line such as "
+            '"model_type": "bert".'
+        )
+    name = errors.one_of("model_type in config.json", config["model_type"], FAMILIES)
+    family = FAMILIES[name]
+    model = family.read_config(config)
+    params, unexpected = mapping.from_published(
+        family.TABLE, mapping.sizes(model), files.Tensors(folder), os.fspath(folder)
+    )
+    objective, groups = family.objective(params)
+    missing = mapping.paths(family.TABLE, [group for group in groups if group not in params])
+    tokenizer = files.read_tokenizer(folder)
+    if tokenizer is not None and tokenizer.vocab_size > model["vocab_size"]:
+        raise UserError(
+            f"The vocabulary in {folder} has {tokenizer.vocab_size} tokens but its model only "
+            f"{model['vocab_size']}: use the vocabulary that belongs to these weights."
+        )
+    return Checkpoint(name, model, objective, params, missing, unexpected, tokenizer)
+
+
+def save(
+    folder: str | os.PathLike,
+    model: Mapping[str, Any],
+    objective: Mapping[str, Any],
+    params: Mapping[str, Any],
+    tokenizer: tokenizers.Tokenizer | None = None,
+) -> None:
+    """Writes a checkpoint that `transformers` loads, and `load` reads back bit for bit.
+
+    Args:
+      folder: made if absent; must not hold a checkpoint.
+      model: the `model` section of a config.
+      objective: the `objective` section.
+      params: of the objective.
+      tokenizer: saved beside the weights, if given.
+
+    Raises:
+      UserError: if no family has such a network, the folder is taken, or the disk is full.
+    """
+    family = _family_of(model)
+    config = family.write_config(model, objective)
+    config["dtype"] = "float32"
+    if tokenizer is not None:
+        config |= family.special_tokens(tokenizer)
+    tensors = dict(mapping.to_published(family.TABLE, mapping.sizes(model), params))
+    files.write(folder, config, tensors, tokenizer)
+
+
+def _family_of(model: Mapping[str, Any]):
+    for family in FAMILIES.values():
+        if family.NETWORK == model["name"]:
+            return family
+    raise UserError(
+        f"No published layout is known for config.model.name={model['name']!r}: export one of "
+        f"{', '.join(sorted(family.NETWORK for family in FAMILIES.values()))}."
+    )

@@ -1,0 +1,188 @@
+"""OPTIMIZERS and SCHEDULES, and which parameters decay or stay frozen, told by their paths."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+import errors
+
+Schedule = Callable[[Array], Array]
+
+
+def constant(lr: float, warmup: int, total: int, final: float) -> Schedule:
+    """Linear warm-up to lr, then lr."""
+    del total, final
+    return lambda step: lr * _ramp(step, warmup)
+
+
+def linear(lr: float, warmup: int, total: int, final: float) -> Schedule:
+    """Linear warm-up to lr, then linear to final * lr at the last step."""
+
+    def schedule(step):
+        left = jnp.clip((total - step) / max(total - warmup, 1), 0.0, 1.0)
+        return lr * jnp.where(step < warmup, _ramp(step, warmup), final + (1 - final) * left)
+
+    return schedule
+
+
+def linear_from_start(lr: float, warmup: int, total: int, final: float) -> Schedule:
+    """BERT's: the decay counts from step 0, so that lr drops at the end of the warm-up.
+
+    lr * step / warmup, then lr * (1 - step / total) (optimization.py).
+    """
+
+    def schedule(step):
+        left = jnp.clip(1 - step / max(total, 1), 0.0, 1.0)
+        return lr * jnp.where(step < warmup, _ramp(step, warmup), final + (1 - final) * left)
+
+    return schedule
+
+
+def cosine(lr: float, warmup: int, total: int, final: float) -> Schedule:
+    """Linear warm-up to lr, then half a cosine to final * lr at the last step (GPT-3, app. B)."""
+
+    def schedule(step):
+        done = jnp.clip((step - warmup) / max(total - warmup, 1), 0.0, 1.0)
+        decayed = final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+        return lr * jnp.where(step < warmup, _ramp(step, warmup), decayed)
+
+    return schedule
+
+
+def _ramp(step, warmup):
+    return jnp.minimum(step / max(warmup, 1), 1.0) if warmup else jnp.ones(())
+
+
+SCHEDULES = {
+    "constant": constant,
+    "linear": linear,
+    "linear_from_start": linear_from_start,
+    "cosine": cosine,
+}
+
+
+def adamw(config: Mapping) -> list[optax.GradientTransformation]:
+    """Adam with decoupled weight decay, with or without the correction of the moments' bias."""
+    return [_adam(config), _decay(config)]
+
+
+def lamb(config: Mapping) -> list[optax.GradientTransformation]:
+    """LAMB (You et al., 2020): Adam's update, scaled to the norm of each layer's parameter."""
+    return [_adam(config), _decay(config), scale_by_layer_trust_ratio()]
+
+
+OPTIMIZERS = {"adamw": adamw, "lamb": lamb}
+
+
+def schedule(config: Mapping, total_steps: int) -> Schedule:
+    """Returns the learning rate as a function of the step, from the `optim` section.
+
+    Raises:
+      UserError: for an unknown schedule or a warm-up longer than the run.
+    """
+    name = errors.one_of("config.optim.schedule", config.schedule, SCHEDULES)
+    if not 0 <= config.warmup_steps <= max(total_steps, 1):
+        raise errors.UserError(
+            f"config.optim.warmup_steps={config.warmup_steps} must be between 0 and "
+            f"config.total_steps={total_steps}."
+        )
+    end = config.decay_steps or total_steps
+    return SCHEDULES[name](config.lr, config.warmup_steps, end, config.final_lr)
+
+
+def build(config: Mapping, total_steps: int) -> optax.GradientTransformation:
+    """Builds the optimizer of the `optim` section.
+
+    Raises:
+      UserError: for an unknown name or a pattern that is not a regular expression.
+    """
+    name = errors.one_of("config.optim.name", config.name, OPTIMIZERS)
+    for field in ("lr", "weight_decay", "clip_norm", "eps"):
+        if not config[field] >= 0:
+            raise errors.UserError(f"config.optim.{field}={config[field]} must not be negative.")
+    parts = OPTIMIZERS[name](config)
+    if config.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    parts.append(optax.scale_by_learning_rate(schedule(config, total_steps)))
+    chain = optax.chain(*parts)
+    if not config.frozen:
+        return chain
+    frozen = path_matcher("config.optim.frozen", config.frozen)
+    return optax.partition(
+        {True: optax.set_to_zero(), False: chain},
+        lambda params: map_with_path(lambda path, _: frozen(path), params),
+    )
+
+
+def path_matcher(key: str, patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Returns whether any of the regular expressions is found in a parameter's path.
+
+    Raises:
+      UserError: naming the config key, if a pattern is not a regular expression.
+    """
+    try:
+        compiled = [re.compile(pattern) for pattern in patterns]
+    except re.error as error:
+        raise errors.UserError(f"{key}={tuple(patterns)}: {error}.") from error
+    return lambda path: any(pattern.search(path) for pattern in compiled)
+
+
+def map_with_path(f: Callable[[str, Array], object], tree: PyTree) -> PyTree:
+    """Maps f(path, leaf) over a tree; a path reads "network/stack/blocks/mlp/up/kernel"."""
+
+    def name(path):
+        return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: f(name(path), leaf), tree)
+
+
+def _decay(config):
+    exempt = path_matcher("config.optim.no_decay", config.no_decay)
+    return optax.add_decayed_weights(
+        config.weight_decay, lambda params: map_with_path(lambda path, _: not exempt(path), params)
+    )
+
+
+def _adam(config):
+    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
+    return adam if config.bias_correction else _uncorrected(adam, config)
+
+
+def _uncorrected(adam, config):
+    """Adam without bias correction: m / (sqrt(v) + eps) (BERT, optimization.py)."""
+
+    def update(updates, state, params=None):
+        del params
+        moments = lambda old, new, rate, power: jax.tree.map(  # noqa: E731
+            lambda o, n: rate * o + (1 - rate) * n**power, old, new
+        )
+        mu = moments(state.mu, updates, config.b1, 1)
+        nu = moments(state.nu, updates, config.b2, 2)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + config.eps), mu, nu)
+        return updates, optax.ScaleByAdamState(optax.safe_increment(state.count), mu, nu)
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
+    """Scales each update to |parameter| / |update|, layer by layer (LAMB, algorithm 2).
+
+    A stack's parameters hold all layers in one array [N ...], recognized by "blocks" in the path;
+    each of the N slices gets a ratio of its own. A ratio with a zero norm is 1.
+    """
+
+    def ratio(path, update, param):
+        axes = tuple(range(1 if "blocks/" in path else 0, update.ndim))
+        norm = lambda x: jnp.sqrt(jnp.square(x).sum(axes, keepdims=True))  # noqa: E731
+        p, u = norm(param), norm(update)
+        return update * jnp.where((p > 0) & (u > 0), p / jnp.where(u > 0, u, 1.0), 1.0)
+
+    def update(updates, state, params):
+        paths = map_with_path(lambda path, _: path, updates)
+        return jax.tree.map(ratio, paths, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -1,0 +1,121 @@
+"""The mesh, and where each logical axis lies on it.
+
+Parameters are placed by the rules in `configs/common.py`; batches lie over `data` and `fsdp`.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Lays the devices out as data x fsdp x tensor.
+
+    Args:
+      config: the `mesh` section of a config; -1 on one axis takes all devices that are left.
+      devices: all devices of the job by default.
+
+    Raises:
+      UserError: if the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {axis: int(config[axis]) for axis in AXES}
+    written = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise UserError(f"config.mesh ({written}) may hold one -1; other sizes are at least 1.")
+    if free:
+        sizes[free[0]] = len(devices) // -math.prod(sizes.values())
+    if math.prod(sizes.values()) != len(devices):
+        raise UserError(
+            f"config.mesh ({written}) does not fit {len(devices)} device(s): the sizes must "
+            "multiply to that number; set one of them to -1 to fill it in."
+        )
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
+
+
+def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
+    """Raises a UserError if a microbatch cannot be cut evenly over the mesh."""
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if microbatches < 1 or batch_size < 1 or batch_size % (microbatches * shards):
+        raise UserError(
+            f"config.batch_size={batch_size} must be a multiple of config.microbatches "
+            f"({microbatches}) x mesh data x fsdp ({shards}) = {microbatches * shards}."
+        )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over `data` and `fsdp`, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_rules(rules: Sequence[tuple[str, str | Sequence[str] | None]]) -> tuple:
+    """Returns the rules as nested tuples (a dump of a config holds lists).
+
+    Raises:
+      UserError: for a mesh axis that does not exist.
+    """
+    result = []
+    for name, axes in rules:
+        axes = axes if axes is None or isinstance(axes, str) else tuple(axes)
+        for axis in () if axes is None else (axes,) if isinstance(axes, str) else axes:
+            if axis not in AXES:
+                raise UserError(
+                    f"config.rules sends {name!r} to {axis!r}, but the mesh has {', '.join(AXES)}."
+                )
+        result.append((name, axes))
+    return tuple(result)
+
+
+def state_shardings(abstract, mesh: Mesh, rules) -> NamedSharding:
+    """Places every leaf of a boxed tree (flax `Partitioned`) by the rules.
+
+    A mesh axis that does not divide a dimension is dropped for that leaf, for GPT-2's vocabulary of
+    50257 divides by nothing; the parameter stays whole along it.
+
+    Args:
+      abstract: `jax.eval_shape` of the state, with its boxes.
+      mesh: the mesh.
+      rules: (logical axis, mesh axes) pairs.
+
+    Returns:
+      A tree of NamedShardings with the structure of the unboxed tree.
+
+    Raises:
+      UserError: for a logical axis without a rule.
+    """
+    known = {name for name, _ in rules}
+
+    def place(leaf):
+        if not isinstance(leaf, nn.Partitioned):
+            return replicated(mesh)
+        for name in leaf.names:
+            if name is not None and name not in known:
+                raise UserError(f"config.rules has no entry for the parameter axis {name!r}.")
+        spec = nn.logical_to_mesh_axes(leaf.names, rules)
+        kept = []
+        for size, axes in zip(leaf.value.shape, spec, strict=True):
+            names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+            if size % math.prod(mesh.shape[name] for name in names):
+                logging.info("Axis of size %d in %s is not divided over %s.", size, leaf, names)
+                axes = None
+            kept.append(axes)
+        return NamedSharding(mesh, PartitionSpec(*kept))
+
+    return jax.tree.map(place, abstract, is_leaf=lambda x: isinstance(x, nn.Partitioned))

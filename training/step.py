@@ -1,0 +1,93 @@
+"""The one train step and the one evaluation step, for every objective of the house."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from model import losses
+from training import state as state_lib
+
+Metrics = dict[str, Array]
+
+
+def make_train_step(
+    objective: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[[Array], Array],
+    microbatches: int,
+) -> Callable[[state_lib.TrainState, dict[str, Array], Array], tuple]:
+    """Returns train_step(state, batch, key) -> (state, metrics), not yet compiled.
+
+    Args:
+      objective: maps a batch to loss terms and metrics, see model/objectives.
+      optimizer: from training/optimizer.py.
+      schedule: the learning rate by step, for the log.
+      microbatches: slices of the batch that run one after another, their gradients summed.
+    """
+
+    def loss_fn(params, batch, key, weights):
+        """The loss with each term divided by its weight over the whole batch."""
+        terms, metrics = objective.apply(
+            {"params": params}, batch, train=True, rngs={"dropout": key}
+        )
+        loss = sum(term.total / jnp.maximum(weights[name], 1e-9) for name, term in terms.items())
+        return loss, (terms, metrics)
+
+    def term_weights(params, batch):
+        """Weights of the terms over the whole batch. XLA drops the unused forward pass."""
+        terms, _ = objective.apply({"params": params}, batch, train=False)
+        return {name: term.weight for name, term in terms.items()}
+
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+
+    def accumulate(params, batch, key):
+        """Gradients and totals over the microbatches."""
+        weights = term_weights(params, batch)
+        if microbatches == 1:
+            return grad_fn(params, batch, key, weights)
+        # Microbatch m takes rows m, m + M, ...: every device keeps its own rows.
+        slices = jax.tree.map(
+            lambda x: jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0), batch
+        )
+
+        def one(index):
+            part = jax.tree.map(lambda x: x[index], slices)
+            return grad_fn(params, part, jax.random.fold_in(key, index), weights)
+
+        def add(total, index):
+            return jax.tree.map(jnp.add, total, one(index)), None
+
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0))
+        return jax.lax.scan(add, zeros, jnp.arange(microbatches))[0]
+
+    def train_step(state, batch, key):
+        """Returns the next state and this step's metrics as scalars."""
+        gradients, totals = accumulate(state.params, batch, jax.random.fold_in(key, state.step))
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = summarize(*totals)
+        metrics["grad_norm"] = optax.tree.norm(gradients)
+        metrics["lr"] = jnp.asarray(schedule(state.step), jnp.float32)
+        metrics["tokens"] = (batch["segment_ids"] > 0).sum()
+        return state_lib.TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step
+
+
+def make_eval_step(objective: nn.Module) -> Callable[[PyTree, dict[str, Array]], tuple]:
+    """Returns eval_step(params, batch) -> (terms, metrics), not yet divided: they add up."""
+
+    def eval_step(params, batch):
+        return objective.apply({"params": params}, batch, train=False)
+
+    return eval_step
+
+
+def summarize(terms: dict[str, losses.Mean], metrics: dict[str, losses.Mean]) -> dict[str, Array]:
+    """Divides every total by its weight; `loss` is the sum of the terms' means."""
+    means = {name: mean.value for name, mean in {**terms, **metrics}.items()}
+    return {"loss": sum(means[name] for name in terms), **means}
