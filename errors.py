@@ -5,9 +5,11 @@ Everything a user can get wrong (a value in a config, a file, a vocabulary, a me
 traceback.
 """
 
+import difflib
 import sys
 from collections.abc import Callable, Iterable
-import difflib
+
+from absl import flags, logging
 
 
 class UserError(Exception):
@@ -32,6 +34,8 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
     """Wraps a program's main: a `UserError` becomes one line on stderr and exit status 2."""
 
     def wrapped(*args):
+        if not flags.FLAGS["verbosity"].present:  # Orbax tells every file that it writes
+            logging.set_verbosity(logging.WARNING)
         try:
             return main(*args)
         except UserError as error:
@@ -39,3 +43,19 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(2)
 
     return wrapped
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags for `app.run`: a config that cannot be read or overridden is one line too."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
+        # config_flags runs the config file and its overrides here, and lets their errors through;
+        # those of the file come as a whole traceback, whose last line says it.
+        text = str(error.args[0] if error.args else error).strip()
+        if "Traceback" in text:
+            text = text.splitlines()[-1].partition(": ")[2]
+        if isinstance(error, AttributeError | KeyError):
+            text = f"Unknown config key {text}"
+        print("error:", " ".join(text.split()), file=sys.stderr)
+        sys.exit(2)

@@ -1,4 +1,4 @@
-"""BERT: Pre-training of Deep Bidirectional Transformers (Devlin et al., NAACL 2019).
+r"""BERT: Pre-training of Deep Bidirectional Transformers (Devlin et al., NAACL 2019).
 
     python train.py --config=configs/bert.py:tiny --workdir=runs/bert-tiny
     python train.py --config=configs/bert.py:large --workdir=DIR \\

@@ -1,4 +1,4 @@
-"""GPT-2: Language Models are Unsupervised Multitask Learners (Radford et al., 2019).
+r"""GPT-2: Language Models are Unsupervised Multitask Learners (Radford et al., 2019).
 
     python train.py --config=configs/gpt2.py:tiny --workdir=runs/gpt2-tiny
     python train.py --config=configs/gpt2.py:124m --workdir=DIR --config.data.source=PATH \\

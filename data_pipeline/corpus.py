@@ -4,211 +4,327 @@ A corpus is a folder:
 
     plan.json       what it is made from; a restart with other text or another vocabulary is refused
     chunks/*.json   one per finished chunk of text: its counts. Written after the chunk's shards
-    {train,valid}-NNNNN.array_record    one record per document, see `decode_arrays`
+    {train,valid}-NNNNN.array_record   one record per document: the ids of all its sentences one
+                    after another, and the lengths of the sentences (`records.decode_arrays`)
     manifest.json   written last: a folder without it is not a corpus
 
-The text is cut into chunks of `shard_bytes` in the order of the source. Each chunk is one unit of work for
-one process, gives at most one shard per split, and is skipped when a restart finds it finished. Every file
-gets its name by a rename, so a file that has its name is whole.
+The text is cut into chunks of `shard_bytes` in the order of the source. A chunk is a unit of work
+for one process, gives at most one shard per split, and is skipped when a restart finds it finished.
 """
 
-import collections
-import concurrent.futures
-import contextlib
+import concurrent.futures.process
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import pathlib
-import re
-import struct
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
-from array_record.python import array_record_module
+import ml_collections
 
-from data_pipeline import sources, tokenizers
+from data_pipeline import files, records, sentences, sources, tokenizers
 from errors import UserError
 
-VERSION = 1
+VERSION = 1  # of the rules by which text becomes records
 SPLITS = ("train", "valid")
-# Called with a stage ("tokenize"), bytes of text done, and their total where the source knows it, roughly.
+UNITS = ("documents", "sentences", "tokens", "bytes")  # bytes of the text in UTF-8
+SHARD_BYTES = 16 << 20
+TRAINING_BYTES = 256 << 20  # of text are enough for a vocabulary, and SentencePiece keeps all of it
+# Called with a stage, bytes of text done and, where the source knows, about how many there are.
 Progress = Callable[[str, int, int | None], None]
 
 
-# Records
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A finished corpus.
 
-
-def encode_arrays(*arrays: np.ndarray | Sequence[int]) -> bytes:
-    """Packs 1-D arrays of integers in [0, 2**31) into one record, 2 bytes a number where they fit."""
-    arrays = [np.asarray(a, np.int64) for a in arrays]
-    for a in arrays:
-        if a.ndim != 1 or (a.size and (a.min() < 0 or a.max() >= 2**31)):
-            raise ValueError("encode_arrays takes 1-D arrays of integers in [0, 2**31).")
-    dtypes = ["<u2" if not a.size or a.max() < 2**16 else "<u4" for a in arrays]
-    header = [
-        struct.pack("<cI", d[2].encode(), a.size) for d, a in zip(dtypes, arrays, strict=True)
-    ]
-    bodies = [a.astype(d).tobytes() for d, a in zip(dtypes, arrays, strict=True)]
-    return b"".join([bytes([len(arrays)]), *header, *bodies])
-
-
-def decode_arrays(record: bytes) -> tuple[np.ndarray, ...]:
-    """Returns the arrays of `encode_arrays` as int32."""
-    count, item = record[0], struct.calcsize("<cI")
-    offset, arrays = 1 + count * item, []
-    for i in range(count):
-        width, size = struct.unpack_from("<cI", record, 1 + i * item)
-        array = np.frombuffer(record, f"<u{width.decode()}", size, offset)
-        offset += array.nbytes
-        arrays.append(array.astype(np.int32))
-    return tuple(arrays)
-
-
-class Records:
-    """Random access over the records of several ArrayRecord files, in order.
-
-    Picklable: readers open in each process when first used. Reads by range, for `reader.read([i])` and
-    `grain.sources.ArrayRecordDataSource` cost time in proportion to the records of the file.
+    `manifest` holds version, source, source_spec, tokenizer (a fingerprint), kind, vocab_size,
+    valid_fraction, shard_bytes, and per split {documents, sentences, tokens, bytes (of UTF-8 text),
+    shards (file names)}.
     """
 
-    def __init__(self, paths: Iterable[str | os.PathLike]):
-        """Counts the records of each file.
+    directory: pathlib.Path
+    manifest: dict
 
-        Raises:
-          UserError: when a file is missing or damaged.
-        """
-        self._paths = [str(p) for p in paths]
-        self._readers = {}
-        counts = []
-        for i in range(len(self._paths)):
-            counts.append(self._reader(i).num_records())
-            self._readers.pop(i).close()
-        self._ends = list(itertools.accumulate(counts))
-
-    def __getstate__(self):
-        return self.__dict__ | {"_readers": {}}
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, index: int) -> bytes:
-        index = int(index)
-        if not 0 <= index < len(self):
-            raise IndexError(f"Record {index} of {len(self)}.")
-        file = np.searchsorted(self._ends, index, side="right").item()
-        start = index - (self._ends[file - 1] if file else 0)
-        try:
-            return self._reader(file).read(start, start + 1)[0]
-        except (RuntimeError, IndexError) as error:
-            raise _damaged(self._paths[file]) from error
-
-    def _reader(self, file: int) -> array_record_module.ArrayRecordReader:
-        if file not in self._readers:
-            path = self._paths[file]
-            if not os.path.exists(path):
-                raise UserError(f"{path} is missing: delete its folder, and it is prepared again.")
-            options = "readahead_buffer_size:0,max_parallelism:0"
-            reader = array_record_module.ArrayRecordReader(
-                path, options, file_reader_buffer_size=32768
-            )
-            if not reader.ok():  # it raises nothing for a truncated file: it has 0 records then
-                raise _damaged(path)
-            self._readers[file] = reader
-        return self._readers[file]
+    def shards(self, split: str) -> list[str]:
+        """Returns the paths of the shards of "train" or "valid", in the order of the source."""
+        return [str(self.directory / name) for name in self.manifest["splits"][split]["shards"]]
 
 
-def _damaged(path: str) -> UserError:
-    return UserError(f"{path} is damaged: delete its folder, and it is prepared again.")
+def open_corpus(directory: str | os.PathLike) -> Corpus:
+    """Opens a finished corpus; raises UserError where there is none."""
+    path = pathlib.Path(directory) / "manifest.json"
+    if not path.exists():
+        raise UserError(f"{directory} holds no finished corpus: run scripts/prepare_corpus.py.")
+    return Corpus(path.parent, json.loads(path.read_text()))
 
 
-# Files and processes, for the examples too
+def cache_directory(cache_dir, source, tokenizer, valid_fraction: float) -> pathlib.Path:
+    """Returns where in the cache the corpus of these belongs."""
+    parts = {
+        "version": VERSION,
+        "source": source.fingerprint(),
+        "tokenizer": tokenizer.fingerprint,
+        "valid_fraction": valid_fraction,
+    }
+    return pathlib.Path(cache_dir) / "corpora" / files.content_hash(**parts)
 
 
-@contextlib.contextmanager
-def exclusive(directory: str | os.PathLike) -> Iterator[None]:
-    """Makes a folder and keeps every other process that asks for it waiting until the block ends.
+def prepare_corpus(
+    source: sources.Source,
+    tokenizer: tokenizers.Tokenizer,
+    directory: str | os.PathLike,
+    *,
+    valid_fraction: float,
+    workers: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Corpus:
+    """Tokenizes a source into `directory`, or goes on where an earlier call stopped.
+
+    The result does not depend on `workers` or on interruptions, byte for byte.
+
+    Args:
+      source: the documents.
+      tokenizer: WordPiece and SentencePiece get sentences, byte-level BPE whole documents.
+      directory: made if need be; processes that want the same one wait for each other.
+      valid_fraction: share of the documents that is held out, chosen by a hash of their text.
+      workers: processes; None: one for each core.
+      shard_bytes: bytes of text in a chunk, before the split.
+      progress: called after each chunk.
 
     Raises:
-      UserError: when the folder cannot be made or written.
+      UserError: for a folder with another corpus, unreadable or too little text, a full disk.
     """
+    if not 0 < valid_fraction < 1:
+        raise UserError(f"valid_fraction={valid_fraction}: give a number between 0 and 1.")
     directory = pathlib.Path(directory)
+    plan = {
+        "version": VERSION,
+        "source": source.fingerprint(),
+        "tokenizer": tokenizer.fingerprint,
+        "kind": tokenizer.kind,
+        "vocab_size": tokenizer.vocab_size,
+        "valid_fraction": valid_fraction,
+        "shard_bytes": shard_bytes,
+    }
+    with files.exclusive(directory):
+        _check_plan(directory, plan)
+        if not (directory / "manifest.json").exists():
+            files.remove_temporaries(directory)
+            workers = workers or files.cores()
+            splits = _write_all(source, tokenizer, directory, plan, workers, progress)
+            _check_splits(splits, source.spec, valid_fraction)
+            manifest = plan | {"source_spec": source.spec, "splits": splits}
+            files.write_json(directory / "manifest.json", manifest)
+    return open_corpus(directory)
+
+
+def _check_plan(directory: pathlib.Path, plan: dict) -> None:
+    path = directory / "plan.json"
+    if not path.exists():
+        return files.write_json(path, plan)
+    old = json.loads(path.read_text())
+    changed = [key for key in plan if plan[key] != old.get(key)]
+    if changed:
+        raise UserError(
+            f"{directory} was begun with another {', '.join(changed)}: name another folder, or "
+            "delete this one."
+        )
+
+
+def _check_splits(splits: dict, spec: str, valid_fraction: float) -> None:
+    total = sum(splits[split]["documents"] for split in SPLITS)
+    for split, change in {"train": "lower", "valid": "raise"}.items():
+        if not splits[split]["documents"]:
+            raise UserError(
+                f"{spec} has {total} documents, and none falls into {split} with valid_fraction="
+                f"{valid_fraction}: {change} valid_fraction or give more text."
+            )
+
+
+def _chunks(source: sources.Source, size: int) -> Iterator[list[str]]:
+    """Yields the texts of the documents in lists of at least `size` bytes, but for the last."""
+    texts, total = [], 0
+    for document in source.documents():
+        texts.append(document.text)
+        total += len(document.text.encode())
+        if total >= size:
+            yield texts
+            texts, total = [], 0
+    if texts:
+        yield texts
+
+
+def _write_all(source, tokenizer, directory, plan, workers, progress) -> dict:
+    """Writes the shards of all chunks; returns the counts and the shards of each split."""
+    (directory / "chunks").mkdir(exist_ok=True)
+    chunks = enumerate(_chunks(source, plan["shard_bytes"]))
+    first = list(itertools.islice(chunks, 2))
+    if len(first) < 2:
+        workers = 1
+    chunks = itertools.chain(first, chunks)
+    write = functools.partial(_write_chunk, directory, tokenizer, plan["valid_fraction"])
+    results, done, total = {}, 0, source.size()
+    for index, counts in _map(write, chunks, workers):
+        results[index] = counts
+        done += sum(counts[split]["bytes"] for split in SPLITS)
+        if progress:
+            progress("tokenize", done, max(done, total) if total else None)
+    if progress:
+        progress("tokenize", done, done)
+    return {
+        split: {
+            **{unit: sum(counts[split][unit] for counts in results.values()) for unit in UNITS},
+            "shards": [_shard(split, i) for i in sorted(results) if results[i][split]["documents"]],
+        }
+        for split in SPLITS
+    }
+
+
+def _map(function: Callable, items: Iterable, workers: int) -> Iterator:
+    """Yields the results in any order, with few items in memory at a time."""
+    if workers == 1:
+        yield from map(function, items)
+        return
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"{directory} cannot be written ({error}): name another folder.") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the file, so also when the process is killed
-        yield
+        with files.process_pool(workers) as pool:
+            running = set()
+            for item in items:
+                running.add(pool.submit(function, item))
+                if len(running) > workers:
+                    first = concurrent.futures.FIRST_COMPLETED
+                    ready, running = concurrent.futures.wait(running, return_when=first)
+                    yield from (future.result() for future in ready)
+            yield from (future.result() for future in concurrent.futures.as_completed(running))
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise UserError(
+            "A process died while tokenizing, perhaps for want of memory: start again with fewer "
+            "workers; the finished shards are kept."
+        ) from error
 
 
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a temporary name to write to; when the block ends, the file is on the disk as `path`."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}): free some space.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_chunk(
+    directory: pathlib.Path,
+    tokenizer: tokenizers.Tokenizer,
+    valid_fraction: float,
+    chunk: tuple[int, list[str]],
+) -> tuple[int, dict]:
+    """Writes the shards of one chunk, or finds that it is done; returns its number and counts."""
+    index, texts = chunk
+    path = directory / "chunks" / f"{index:05}.json"
+    if path.exists():
+        return index, json.loads(path.read_text())
+    counts = {split: dict.fromkeys(UNITS, 0) for split in SPLITS}
+    documents = {split: [] for split in SPLITS}
+    for text, ids in _tokenize(tokenizer, texts):
+        split = "valid" if held_out(text, valid_fraction) else "train"
+        tokens, lengths = list(itertools.chain(*ids)), list(map(len, ids))
+        documents[split].append(records.encode_arrays(tokens, lengths))
+        sizes = (1, len(lengths), len(tokens), len(text.encode()))
+        for unit, size in zip(UNITS, sizes, strict=True):
+            counts[split][unit] += size
+    for split in SPLITS:
+        if documents[split]:
+            records.write_records(directory / _shard(split, index), documents[split])
+    files.write_json(path, counts)
+    return index, counts
 
 
-def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
-    """Writes an ArrayRecord file."""
-    with replacing(path) as temporary:
-        try:
-            writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
-            for record in records:
-                writer.write(record)
-            writer.close()
-        except RuntimeError as error:  # how the library tells of a full disk
-            raise OSError(error) from error
+def _shard(split: str, index: int) -> str:
+    return f"{split}-{index:05}.array_record"
 
 
-def write_json(path: pathlib.Path, content: dict) -> None:
-    """Writes a JSON file."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+def _tokenize(tokenizer, texts: list[str]) -> Iterator[tuple[str, list[list[int]]]]:
+    """Yields each text that has tokens, with the ids of its sentences."""
+    for start in range(0, len(texts), 256):  # many at a time, for the tokenizer's threads
+        batch = texts[start : start + 256]
+        pieces = [_pieces(tokenizer.kind, text) for text in batch]
+        ids = iter(tokenizer.encode_batch(list(itertools.chain(*pieces))))
+        for text, parts in zip(batch, pieces, strict=True):
+            encoded = [sentence for sentence in itertools.islice(ids, len(parts)) if sentence]
+            if encoded:
+                yield text, encoded
 
 
-def content_hash(**parts) -> str:
-    """Returns a hash of JSON-able parts, 16 hex digits: the name of a folder in the cache."""
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+def _pieces(kind: str, text: str) -> list[str]:
+    """Returns what is tokenized by itself: sentences, or all of a text that must stay lossless."""
+    if kind == "byte_bpe":
+        return [text]
+    return [sentence for line in text.split("\n") for sentence in sentences.split(line)]
 
 
-def cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def _share(text: str) -> float:
+    """Returns a number in [0, 1) that depends on the text alone."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
 
 
-def process_pool(workers: int, initializer=None, *arguments) -> concurrent.futures.Executor:
-    """Returns a pool of processes that end with this one, even if it is killed."""
-    return concurrent.futures.ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),  # a fork of JAX's threads can deadlock
-        initializer=_start_worker,
-        initargs=(initializer, arguments),
-    )
+def held_out(text: str, valid_fraction: float) -> bool:
+    """Whether a document belongs to the split "valid"; equal texts fall on the same side."""
+    return _share(text) < valid_fraction
 
 
-def _start_worker(initializer, arguments):
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+# Vocabulary
 
-    def end_with_parent():
-        multiprocessing.parent_process().join()
-        os._exit(1)
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    if initializer:
-        initializer(*arguments)
+@dataclasses.dataclass
+class Sample:
+    """Texts of a source, or an even sample of them where there are more than TRAINING_BYTES."""
+
+    source: sources.Source
+    progress: Progress | None
+
+    def __iter__(self) -> Iterator[str]:
+        size = self.source.size()
+        share = min(1.0, TRAINING_BYTES / size) if size else 1.0
+        done = reported = 0
+        for document in self.source.documents():
+            done += len(document.text.encode())
+            if self.progress and done - reported >= 1 << 20:
+                reported = done
+                self.progress("read text for the vocabulary", done, size and max(size, done))
+            if _share(document.id + document.text) < share:
+                yield document.text
+
+
+def prepare_tokenizer(
+    source: sources.Source,
+    config: ml_collections.ConfigDict,
+    cache_dir: str | os.PathLike,
+    progress: Progress | None = None,
+) -> tokenizers.Tokenizer:
+    """Loads the vocabulary at `config.path`, or trains one on the source, once per cache.
+
+    Args:
+      source: text to train on.
+      config: kind, path, vocab_size, lowercase: `data.tokenizer` of a config.
+      cache_dir: a trained vocabulary is kept below it, by a hash of the text and the settings.
+      progress: called while text is read.
+
+    Raises:
+      UserError: see `tokenizers.load` and `tokenizers.train`.
+    """
+    settings = (config.kind, config.vocab_size, config.lowercase)
+    if config.path is not None:
+        return tokenizers.load(config.path, config.kind, config.lowercase)
+    name = files.content_hash(version=VERSION, source=source.fingerprint(), settings=settings)
+    directory = pathlib.Path(cache_dir) / "tokenizers" / name
+    with files.exclusive(directory):
+        done = directory / "done.json"
+        if not done.exists():
+            kind, vocab_size, lowercase = settings
+            tokenizer = tokenizers.train(kind, Sample(source, progress), vocab_size, lowercase)
+            tokenizer.save(directory)
+            files.write_json(done, {"source": source.spec, "fingerprint": tokenizer.fingerprint})
+        tokenizer = tokenizers.load(directory)
+        if tokenizer.fingerprint != json.loads(done.read_text())["fingerprint"]:
+            raise UserError(f"The vocabulary in {directory} was changed: delete this folder.")
+    return tokenizer
+
+
+# TODO(lead): drop after pipeline.py/rows.py use records.* and files.*
+from data_pipeline.files import content_hash, exclusive  # noqa: E402,F401
+from data_pipeline.records import Records, decode_arrays, encode_arrays  # noqa: E402,F401

@@ -7,6 +7,9 @@ processes; each process builds only the rows that its own devices hold.
 import collections
 import concurrent.futures
 import dataclasses
+import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Iterator
 
@@ -32,6 +35,16 @@ class _LocalBatch:
 
     def __call__(self, step: int) -> rows.Rows:
         return self.dataset.batch(step * self.batch_size + self.rows)
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """Makes a worker end when its parent is killed; by itself it would wait for it forever."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Loader:
@@ -144,7 +157,7 @@ class Loader:
                     num_workers=self._workers,
                     per_worker_buffer_size=-(-self._prefetch // self._workers),
                 ),
-                worker_init_fn=pipeline.end_with_parent,
+                worker_init_fn=_end_with_parent,
             )
         return iter(batches)
 

@@ -4,24 +4,21 @@
 records of a pipeline (see rows.py). What it returns needs the files only.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
-import json
-import multiprocessing
+import itertools
 import os
 import pathlib
 import random
-import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import ml_collections
 import numpy as np
-from array_record.python import array_record_module
 
 from data_pipeline import corpus as corpora
-from data_pipeline import noise, rows, sources, tokenizers
+from data_pipeline import files, noise, rows, sources, tokenizers
+from data_pipeline import records as record_files
 from errors import UserError, one_of
 
 VERSION = 1  # of the example records; part of the name of their cache folder
@@ -39,7 +36,7 @@ class Dataset:
     """
 
     pipeline: rows.Pipeline
-    records: corpora.Records
+    records: record_files.Records
     seed: int
     training: bool
 
@@ -97,19 +94,13 @@ def prepare_data(
         )
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
     source = sources.open_source(data.source, data.layout)
-    tokenizer = _tokenizer(source, data.tokenizer, cache, tokenizer_dir)
+    tokenizer = _tokenizer(source, data.tokenizer, cache, tokenizer_dir, progress)
     _check_vocabulary(tokenizer, config)
     pipeline = kind(data, tokenizer)
-    parts = {
-        "source": source.fingerprint(),
-        "tokenizer": tokenizer.fingerprint,
-        "valid_fraction": data.valid_fraction,
-    }
-    name = corpora.content_hash(version=corpora.VERSION, **parts)
     corpus = corpora.prepare_corpus(
         source,
         tokenizer,
-        cache / "corpora" / name,
+        corpora.cache_directory(cache, source, tokenizer, data.valid_fraction),
         valid_fraction=data.valid_fraction,
         progress=progress,
     )
@@ -127,19 +118,19 @@ def prepare_data(
     return Data(tokenizer, train, valid, corpus.manifest)
 
 
-def _tokenizer(source, config, cache, directory):
+def _tokenizer(source, config, cache, directory, progress):
     """Loads the run's own vocabulary, or takes the config's and saves it for the run."""
     if directory is None:
-        return corpora.prepare_tokenizer(source, config, cache)
+        return corpora.prepare_tokenizer(source, config, cache, progress)
     directory = pathlib.Path(directory)
-    with corpora.exclusive(directory):  # several processes of one machine may be here
+    with files.exclusive(directory):  # several processes of one machine may be here
         if not (directory / "tokenizer_config.json").exists():
-            tokenizer = corpora.prepare_tokenizer(source, config, cache)
+            tokenizer = corpora.prepare_tokenizer(source, config, cache, progress)
             tokenizer.save(directory)
             return tokenizer
     tokenizer = tokenizers.load(directory)
     if config.path is not None:
-        wanted = corpora.prepare_tokenizer(source, config, cache)
+        wanted = corpora.prepare_tokenizer(source, config, cache, progress)
         if wanted.fingerprint != tokenizer.fingerprint:
             raise UserError(
                 f"This run was started with the vocabulary in {directory}, not with "
@@ -178,7 +169,7 @@ def prepare_examples(
     seed: int,
     workers: int | None = None,
     progress: corpora.Progress | None = None,
-) -> dict[str, corpora.Records]:
+) -> dict[str, record_files.Records]:
     """Writes the example records of each corpus shard, unless a run before has done so.
 
     A file of records gets its name when it is whole, so a restart goes on at the first shard that
@@ -202,26 +193,25 @@ def prepare_examples(
         "seed": seed,
         "corpus": corpus.manifest,
     }
-    directory = cache / corpora.content_hash(**key)
-    files = {
+    directory = cache / files.content_hash(**key)
+    shards = {
         split: [(shard, directory / pathlib.Path(shard).name) for shard in corpus.shards(split)]
         for split in corpora.SPLITS
     }
-    with corpora.exclusive(directory):
+    with files.exclusive(directory):
         if not (directory / "manifest.json").exists():
             jobs = [
                 # Held-out documents are cut once: more passes would measure the same text again.
                 _Job(pipeline, shard, path, seed, pipeline.passes if split == "train" else 1)
-                for split, pairs in files.items()
+                for split, pairs in shards.items()
                 for shard, path in pairs
             ]
-            for stale in directory.glob("*.tmp"):
-                stale.unlink()
-            _run(jobs, min(workers or os.cpu_count(), len(files["train"])), progress)
-            partial = directory / "manifest.json.tmp"
-            partial.write_text(json.dumps(key, indent=1))
-            partial.rename(directory / "manifest.json")
-    return {split: corpora.Records([path for _, path in pairs]) for split, pairs in files.items()}
+            files.remove_temporaries(directory)
+            _run(jobs, min(workers or files.cores(), len(shards["train"])), progress)
+            files.write_json(directory / "manifest.json", key)
+    return {
+        split: record_files.Records([path for _, path in pairs]) for split, pairs in shards.items()
+    }
 
 
 class _Job(NamedTuple):
@@ -238,39 +228,17 @@ def _run(jobs, workers, progress):
     with contextlib.ExitStack() as stack:
         run = map
         if workers > 1:
-            spawn = multiprocessing.get_context(
-                "spawn"
-            )  # fork and JAX's threads do not go together
-            pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, end_with_parent)
-            run = stack.enter_context(pool).map
+            run = stack.enter_context(files.process_pool(workers)).map
         for done, _ in enumerate(run(_write_shard, pending), len(jobs) - len(pending) + 1):
             if progress:
                 progress("examples", done, len(jobs))
 
 
-def end_with_parent(*_) -> None:
-    """Makes a worker process end when its parent is killed; by itself it would wait forever."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _write_shard(job):
     """Writes the records of one shard, all passes."""
-    documents = []
-    for record in corpora.Records([job.shard]):
-        tokens, lengths = corpora.decode_arrays(record)
-        if len(tokens):
-            documents.append((tokens, lengths[lengths > 0]))
-    # The process is in the name: one that outlived a killed run must not spoil our file.
-    partial = job.path.with_name(f"{job.path.name}.{os.getpid()}.tmp")
-    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
-    for i in range(job.passes):
-        rng = random.Random(f"{job.seed}/{job.path.name}/{i}")
-        for record in job.pipeline.write(documents, rng):
-            writer.write(record)
-    writer.close()
-    partial.rename(job.path)
+    documents = [record_files.decode_arrays(record) for record in record_files.Records([job.shard])]
+    passes = (
+        job.pipeline.write(documents, random.Random(f"{job.seed}/{job.path.name}/{i}"))
+        for i in range(job.passes)
+    )
+    record_files.write_records(job.path, itertools.chain.from_iterable(passes))

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import ml_collections
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -18,7 +17,6 @@ from jaxtyping import PyTree
 from configs import common
 from data_pipeline import tokenizers
 from errors import UserError
-from model import batch as batch_lib
 from model import objectives
 from training import checkpoint, huggingface, sharding
 from training import state as state_lib
@@ -44,7 +42,7 @@ def load(
 
     Args:
       directory: a workdir of train.py, or a folder in Hugging Face's layout.
-      step: of a workdir: a step; "best": the one with the lowest valid/loss; None: the newest.
+      step: of a workdir: a number; "best": the one with the lowest valid/loss; None: the newest.
       overrides: dotted config keys and the values that they get instead of the saved ones.
       mesh: where the parameters go, by the config's rules; None: to the first device.
 
@@ -63,6 +61,7 @@ def load(
         config = common.base()
         config.update(saved)
         tokenizer = tokenizers.load(directory / "tokenizer")
+        step = _parse_step(step)
     _override(config.lock(), overrides or {})
     if mesh is None:
         mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
@@ -86,12 +85,7 @@ def abstract_params(objective: nn.Module, mesh: Mesh, rules) -> PyTree:
     Raises:
       UserError: for rules that do not suit.
     """
-    # One row of every field there is, each axis of size 1: no parameter's shape depends on them.
-    row = {
-        name: np.zeros([1] * (len(field.axes) - 1), field.dtype)
-        for name, field in batch_lib.FIELDS.items()
-    }
-    init = state_lib.Init(objective, optax.identity(), row)
+    init = state_lib.Init(objective, optax.identity())
     return init.abstract(mesh, sharding.check_rules(rules)).params
 
 
@@ -134,6 +128,15 @@ def _config_of(
         lowercase=published.tokenizer.lowercase,
     )
     return config
+
+
+def _parse_step(step: int | str | None) -> int | str | None:
+    if step in (None, "best"):
+        return step
+    try:
+        return int(step)
+    except ValueError as error:
+        raise UserError(f'The step {step!r} must be a number or "best".') from error
 
 
 def _override(config: ml_collections.ConfigDict, overrides: Mapping[str, Any]) -> None:

@@ -35,6 +35,11 @@ FIELDS: dict[str, Field] = {
 }
 
 
+def smallest() -> dict[str, np.ndarray]:
+    """Returns every field with all axes of size 1: enough to create parameters from."""
+    return {name: np.zeros([1] * len(field.axes), field.dtype) for name, field in FIELDS.items()}
+
+
 def check(batch: Mapping[str, np.ndarray]) -> None:
     """Checks names, ranks, dtypes and that axes with the same letter have the same size.
 

@@ -196,6 +196,13 @@ class Embedder(nn.Module):
         return nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
 
 
+def flops(config: TransformerConfig, rows: int, length: int) -> float:
+    """Returns the floating-point operations of the stack's products, forward, for B x T tokens."""
+    kernels = config.depth * config.width * (4 * config.width + 2 * config.mlp_width)
+    attention_products = config.depth * 2 * length * config.width
+    return 2.0 * rows * length * (kernels + attention_products)
+
+
 def empty_cache(
     config: TransformerConfig, types: layers.Numerics, rows: int, length: int
 ) -> attention.Cache:

@@ -9,7 +9,7 @@ A checkpoint is a --workdir of train.py or a folder in Hugging Face's layout.
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from errors import UserError, exit_on_user_error
 from evaluation import decoding, fill_mask, load
@@ -33,10 +33,11 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the draws: the same seed gives the s
 @exit_on_user_error
 def main(argv):
     """Prints the texts."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every read
     if len(argv) > 1:
         raise UserError(f"Unexpected argument {argv[1]!r}: give text with --prompt.")
     prompts = _prompts()
-    model = load.load(_CHECKPOINT.value, step=load.parse_step(_STEP.value))
+    model = load.load(_CHECKPOINT.value, step=_STEP.value)
     if model.config.objective.name == "masked_lm":
         _fill(model, prompts)
     else:

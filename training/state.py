@@ -1,12 +1,9 @@
 """All that a run carries from one step to the next, and its sharded creation."""
 
-from collections.abc import Mapping
-
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
@@ -27,15 +24,15 @@ class TrainState:
 class Init:
     """Creates a state; `abstract` describes it without making it."""
 
-    def __init__(self, objective: nn.Module, optimizer: optax.GradientTransformation, example):
-        """Takes one row of every batch field, whose values do not matter."""
-        self._objective, self._optimizer = objective, optimizer
-        self._example = {name: np.asarray(value)[None] for name, value in example.items()}
+    def __init__(self, objective: nn.Module, optimizer: optax.GradientTransformation):
+        """Takes what is to be trained, and how."""
+        self.objective, self.optimizer = objective, optimizer
 
     def __call__(self, key: Array) -> TrainState:
         """Returns a fresh state with its axis names still boxed."""
-        params = self._objective.init({"params": key}, self._example, train=False)["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
+        batch = batch_lib.smallest()  # no parameter's shape depends on the batch
+        params = self.objective.init({"params": key}, batch, train=False)["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
 
     def abstract(self, mesh: Mesh, rules) -> TrainState:
         """Returns shapes with shardings, unboxed; no memory is used."""
@@ -62,14 +59,7 @@ def unbox(tree: PyTree) -> PyTree:
     )
 
 
-def count_parameters(objective: nn.Module, example: Mapping[str, np.ndarray]) -> int:
-    """Returns the number of parameters, from shapes alone.
-
-    Args:
-      objective: any objective.
-      example: one row of every batch field.
-    """
-    batch_lib.check({name: np.asarray(value)[None] for name, value in example.items()})
-    init = Init(objective, optax.identity(), example)
-    params = unbox(jax.eval_shape(init, jax.random.key(0)).params)
+def count_parameters(objective: nn.Module) -> int:
+    """Returns the number of an objective's parameters, from shapes alone."""
+    params = jax.eval_shape(Init(objective, optax.identity()), jax.random.key(0)).params
     return sum(x.size for x in jax.tree.leaves(params))

@@ -114,9 +114,8 @@ class Telemetry:
         Raises:
           UserError: if loss or grad_norm of one of the steps is not finite.
         """
-        while (
-            self._queue
-        ):  # one by one: after a NaN the other processes may stop, and later steps hang
+        # One by one: after a NaN other processes may stop, and waiting for later steps would hang.
+        while self._queue:
             step, metrics = self._queue.popleft()
             self._finish(step, jax.block_until_ready(metrics))
         if self._primary:

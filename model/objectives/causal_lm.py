@@ -1,9 +1,11 @@
 """Left-to-right language modeling (GPT-2, section 2)."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax.numpy as jnp
 
-from model import attention, losses
+from model import attention, losses, transformer
 
 
 class CausalLM(nn.Module):
@@ -47,3 +49,12 @@ class CausalLM(nn.Module):
     def empty_cache(self, rows: int, length: int) -> attention.Cache:
         """Returns a cache with room for `length` tokens in each of `rows` rows."""
         return self.network.empty_cache(rows, length)
+
+    def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
+        """Returns the operations of a step's products, forward and backward, from field shapes.
+
+        Attention counts in full, masked or not, as MFU is usually reported.
+        """
+        config, (rows, length) = self.network.config, shapes["tokens"]
+        head = 2.0 * rows * length * config.width * config.vocab_size
+        return 3 * (transformer.flops(config, rows, length) + head)

@@ -1,9 +1,11 @@
 """Masked language modeling, with next-sentence prediction where the batch has pairs (BERT, 3.1)."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from model import heads, losses
+from model import heads, losses, transformer
 
 
 class MaskedLM(nn.Module):
@@ -47,3 +49,12 @@ class MaskedLM(nn.Module):
             pooled = self.pooler(heads.gather(hidden, batch["pair_positions"]))
             scores["next_sentence"] = self.classifier(pooled)
         return scores
+
+    def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
+        """Returns the operations of a step's products, forward and backward, from field shapes."""
+        config = self.network.config
+        rows, predictions = shapes["targets"]
+        head = 2.0 * rows * predictions * config.width * (config.width + config.vocab_size)
+        if self.next_sentence:
+            head += 2.0 * rows * shapes["pair_labels"][1] * config.width**2
+        return 3 * (transformer.flops(config, *shapes["tokens"]) + head)

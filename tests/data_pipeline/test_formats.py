@@ -16,7 +16,7 @@ def make_documents(sizes):
 
 
 def plain_pairs(documents, length, random_next, short_seq_prob, rng):
-    """BERT's rules on lists of sentences, step by step as papers and code tell them."""
+    """BERT's rules on lists of sentences, in the order of Google's code."""
     texts = [np.split(t, np.cumsum(s)[:-1]) for t, s in documents]
     room, pairs = length - 3, []
     for number, document in enumerate(texts):
@@ -81,8 +81,8 @@ def test_pairs_equal_the_rules_step_by_step(sizes, seed, length, short):
 
 
 def test_random_next_comes_out_above_its_probability():
-    # A document of two sentences gives one true pair, or (first, random), (second, random): with one
-    # half each, 2 of 3 pairs are random.
+    # A document of two sentences gives one true pair, or (first, random) and (second, random): with
+    # one half each, 2 of 3 pairs are random.
     pairs = cut(make_documents([[5, 5]] * 4000), length=64)
     assert np.mean([p.is_random for p in pairs]) == pytest.approx(2 / 3, abs=0.015)
 
@@ -125,7 +125,7 @@ def test_short_rows_are_drawn_once_for_a_document():
     targets = [of_one[0] for of_one in lengths.values()]
     assert len(set(targets)) > 8 and 2 <= min(targets) and max(targets) <= 20
     share = [cut(documents[:1], seed, 23, 0.0, 0.1)[0] for seed in range(2000)]
-    # 0.1, of which 1 in 19 draws the full length
+    # 0.1, of which 1 in 19 draws the full length.
     expected = 0.1 * 18 / 19
     assert np.mean([len(p.a) + len(p.b) < 20 for p in share]) == pytest.approx(expected, abs=0.02)
 

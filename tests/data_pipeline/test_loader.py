@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def test_batches_are_built_while_the_step_runs(devices):
         assert batches.host_wait_seconds - first < 0.05
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_record_is_told(devices, workers):
     mesh = make_mesh(devices)
     options = {"mesh": mesh, "batch_size": 8, "workers": workers}
@@ -139,17 +140,56 @@ for name, value in batch.items():
 """
 
 
+def environment():
+    """For a script that imports this file, in a process with two devices."""
+    here = pathlib.Path(__file__).parent
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, (here.parents[1], here))),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+
+
 def test_two_processes_hold_the_rows_of_one(tmp_path):
     script = tmp_path / "process.py"
     script.write_text(PROCESS)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    here = pathlib.Path(__file__).parent
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, (here.parents[1], here))),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    }
     command = [sys.executable, str(script), address]
-    both = [subprocess.Popen([*command, str(i)], env=env) for i in range(2)]
+    both = [subprocess.Popen([*command, str(i)], env=environment()) for i in range(2)]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
+
+
+KILLED = """
+import multiprocessing
+import os
+import signal
+
+import jax
+import test_loader
+from data_pipeline import loader
+
+if __name__ == "__main__":
+    mesh = test_loader.make_mesh(jax.devices(), 1, 1)
+    batches = loader.Loader(test_loader.Numbers(), mesh=mesh, batch_size=8, workers=2)
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_when_the_run_is_killed(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    run = subprocess.run(
+        [sys.executable, str(script)], env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert run.returncode == -signal.SIGKILL
+    workers = run.stdout.split()
+    assert len(workers) == 2
+    for _ in range(100):
+        alive = [pid for pid in workers if pathlib.Path("/proc", pid).exists()]
+        if not alive:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"processes {alive} outlived the run")

@@ -112,8 +112,8 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
     mapping.require(model, {"norm_first": False}, "in config.model is beyond BERT's layout")
     if model["token_types"] < 1:
         raise UserError(
-            "BERT's layout has token types: export only a model whose config.model.token_types is at "
-            "least 1."
+            "BERT's layout has token types: export only a model with config.model.token_types of 1 "
+            "or more."
         )
     kind = "BertForPreTraining" if objective["next_sentence"] else "BertForMaskedLM"
     return {

@@ -2,8 +2,8 @@
 
 A family is described once, by tables that are read in both directions.
 
-Axes: `V` vocabulary, `T` positions, `A` token types, `D` width (`E` where both axes of a kernel have
-it), `H` heads, `K` head width, `F` feed-forward width, `C` classes of the next-sentence head.
+Axes: `V` vocabulary, `T` positions, `A` token types, `D` width (`E` for the other axis of a square
+kernel), `H` heads, `K` head width, `F` feed-forward width, `C` classes of the next-sentence head.
 """
 
 import math

@@ -1,0 +1,96 @@
+"""What every stage of data preparation does with files and processes.
+
+A file gets its name when it is whole, a folder is worked on by one process at a time, and workers
+end with the process that started them.
+"""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import threading
+from collections.abc import Iterator
+
+from errors import UserError
+
+TEMPORARY = ".tmp"
+
+
+@contextlib.contextmanager
+def exclusive(directory: str | os.PathLike) -> Iterator[None]:
+    """Makes a folder and keeps every other process that asks for it waiting until the block ends.
+
+    Raises:
+      UserError: when the folder cannot be made or written.
+    """
+    directory = pathlib.Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written ({error}): name another folder.") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the file, so also when the process is killed
+        yield
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a temporary name to write to; when the block ends, it is on the disk as `path`.
+
+    Raises:
+      UserError: when the disk is full.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}): free some space.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, content: dict) -> None:
+    """Writes a JSON file."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def content_hash(**parts) -> str:
+    """Returns a hash of JSON-able parts, 16 hex digits: the name of a folder in the cache."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def remove_temporaries(directory: pathlib.Path) -> None:
+    """Removes what killed processes left half-written."""
+    for path in directory.rglob(f"*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def process_pool(workers: int) -> concurrent.futures.Executor:
+    """Returns a pool of processes that end with this one, even if it is killed."""
+    spawn = multiprocessing.get_context("spawn")  # a fork of JAX's threads can deadlock
+    return concurrent.futures.ProcessPoolExecutor(workers, spawn, initializer=_start_worker)
+
+
+def _start_worker():
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+
+    def end_with_parent():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

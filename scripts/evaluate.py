@@ -1,0 +1,95 @@
+"""Measures a checkpoint on held-out documents: those of its own run, or of other text.
+
+    python scripts/evaluate.py --checkpoint=runs/bert-tiny
+    python scripts/evaluate.py --checkpoint=runs/gpt2-tiny --step=best --data.source=PATH --json=FILE
+
+A checkpoint is a --workdir of train.py or a folder in Hugging Face's layout. All keys of the config's data
+section can be set as `--data.KEY=VALUE`; held out are the documents that `data.valid_fraction` keeps.
+"""
+
+import json
+import math
+import pathlib
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from configs import common
+from data_pipeline import loader, pipeline
+from errors import UserError, exit_on_user_error
+from evaluation import evaluate, load
+from training import sharding
+from training import step as step_lib
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir or a Hugging Face folder.", required=True)
+_STEP = flags.DEFINE_string("step", None, 'A step of the workdir, or "best"; default: the newest.')
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Rows at a time; default: as in training.")
+_BATCHES = flags.DEFINE_integer("batches", 0, "The most batches; 0: all held-out documents.")
+_JSON = flags.DEFINE_string("json", None, "A file for the results.")
+_DATA = config_flags.DEFINE_config_dict("data", common.data())
+
+
+@exit_on_user_error
+def main(argv):
+    """Prints the results, one a line."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every read
+    if len(argv) > 1:
+        raise UserError(f"Unexpected argument {argv[1]!r}: flags look like --data.source=PATH.")
+    changed = config_flags.get_override_values(flags.FLAGS["data"])
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    model = load.load(
+        _CHECKPOINT.value,
+        step=_STEP.value,
+        overrides={f"data.{key}": value for key, value in changed.items()},
+        mesh=mesh,
+    )
+    config = model.config
+    if _BATCH_SIZE.value is not None:
+        config.batch_size = _BATCH_SIZE.value
+    data = _prepare(pathlib.Path(_CHECKPOINT.value).expanduser(), config)
+
+    steps = -(-len(data.valid) // config.batch_size)  # the last batch is filled with padding
+    steps = min(steps, _BATCHES.value or steps)
+    eval_step = jax.jit(step_lib.make_eval_step(model.objective))
+    with loader.Loader(
+        data.valid,
+        mesh=mesh,
+        batch_size=config.batch_size,
+        workers=config.data.workers,
+        end_step=steps,
+    ) as batches:
+        results = evaluate.evaluate(eval_step, model.params, batches)
+
+    rows = np.arange(steps * config.batch_size).reshape(steps, -1)
+    counts = evaluate.target_counts(data.valid.batch(batch) for batch in rows)
+    results["unigram_entropy"] = evaluate.unigram_entropy(counts)
+    if "causal_lm" in results:
+        results["bits_per_byte"] = _bits_per_byte(results["causal_lm"], data.manifest)
+    for name, value in results.items():
+        print(f"{name:24} {value:.4f}")
+    if _JSON.value:
+        pathlib.Path(_JSON.value).write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _prepare(checkpoint: pathlib.Path, config) -> pipeline.Data:
+    """Returns the data of the config, cut with the vocabulary that the checkpoint brings."""
+    own = checkpoint / "tokenizer"
+    if not own.is_dir():
+        return pipeline.prepare_data(config)  # a published one: `load` has set the path
+    config.data.tokenizer.path = None  # the run has its own copy of what was there
+    return pipeline.prepare_data(config, own)
+
+
+def _bits_per_byte(loss: float, manifest: dict) -> float:
+    """Returns what the held-out text costs, in bits for each byte of UTF-8.
+
+    Every token is predicted once, and the end of every document besides.
+    """
+    valid = manifest["splits"]["valid"]
+    return loss / math.log(2) * (valid["tokens"] + valid["documents"]) / valid["bytes"]
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,69 @@
+"""Tokenizes a corpus into shards: the step that train.py does by itself, alone, for big corpora.
+
+    python scripts/prepare_corpus.py --source=text/wikipedia --tokenizer=bert-base-uncased-vocab.txt
+
+Without --output the corpus goes where train.py looks for it. Start the same command again after an
+interruption: it goes on at the first unfinished shard.
+"""
+
+import pathlib
+
+import ml_collections
+from absl import app, flags
+
+import errors
+from data_pipeline import corpus, progress, sources, text_files, tokenizers
+
+SOURCE = flags.DEFINE_string("source", "embedded", "See data_pipeline/sources.py.")
+LAYOUT = flags.DEFINE_enum("layout", "auto", list(text_files.LAYOUTS), "Of text files.")
+TOKENIZER = flags.DEFINE_string("tokenizer", None, "Vocabulary, file or folder. None: train one.")
+KIND = flags.DEFINE_enum("tokenizer_kind", None, list(tokenizers.KINDS), "Of a trained one.")
+VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 30522, "Of a trained vocabulary.")
+LOWERCASE = flags.DEFINE_bool("lowercase", None, "Of a trained vocabulary; default: false.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder of the corpus; default: in --cache_dir.")
+CACHE_DIR = flags.DEFINE_string("cache_dir", "~/.cache/bert-to-gpt3", "As data.cache_dir.")
+VALID_FRACTION = flags.DEFINE_float("valid_fraction", 0.02, "Share of held-out documents.")
+WORKERS = flags.DEFINE_integer("workers", None, "Processes; default: all cores.", lower_bound=1)
+SHARD_MB = flags.DEFINE_integer("shard_mb", 16, "Megabytes of text in a shard.", lower_bound=1)
+
+
+@errors.exit_on_user_error
+def main(argv: list[str]) -> None:
+    """Prepares the corpus and prints where it is and what is in it."""
+    if len(argv) > 1:
+        raise errors.UserError(f"{argv[1]!r} is not a flag: give --source={argv[1]}.")
+    if (TOKENIZER.value is None) == (KIND.value is None):
+        raise errors.UserError("Give either --tokenizer or, to train one, --tokenizer_kind.")
+    cache = pathlib.Path(CACHE_DIR.value).expanduser()
+    source = sources.open_source(SOURCE.value, LAYOUT.value)
+    with progress.shown() as report:
+        if TOKENIZER.value is not None:
+            tokenizer = tokenizers.load(TOKENIZER.value, lowercase=LOWERCASE.value)
+        else:
+            wanted = ml_collections.ConfigDict(
+                {
+                    "kind": KIND.value,
+                    "path": None,
+                    "vocab_size": VOCAB_SIZE.value,
+                    "lowercase": bool(LOWERCASE.value),
+                }
+            )
+            tokenizer = corpus.prepare_tokenizer(source, wanted, cache, report)
+        fraction = VALID_FRACTION.value
+        output = OUTPUT.value or corpus.cache_directory(cache, source, tokenizer, fraction)
+        made = corpus.prepare_corpus(
+            source,
+            tokenizer,
+            output,
+            valid_fraction=fraction,
+            workers=WORKERS.value,
+            shard_bytes=SHARD_MB.value << 20,
+            progress=report,
+        )
+    print(made.directory)
+    for split, counts in made.manifest["splits"].items():
+        print(f"{split}: " + ", ".join(f"{counts[unit]:,} {unit}" for unit in corpus.UNITS))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,106 @@
+"""What the tests of all families share: random checkpoints, and models of PyTorch beside ours."""
+
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+
+from model import batch as batch_lib
+from model import objectives
+from training import huggingface, state
+from training.huggingface import mapping
+
+
+def build(model, objective, **knobs):
+    """Returns our objective for two sections of a config, computing in float32."""
+    sections = {"model": {**model, "dtype": "float32", **knobs}, "objective": objective}
+    return objectives.build(ml_collections.ConfigDict(sections), platform="cpu")
+
+
+def random_params(objective, seed=0):
+    """Returns parameters without any 0 or 1, or two exchanged vectors would go unnoticed."""
+    example = {name: np.zeros((1,) * len(f.axes), f.dtype) for name, f in batch_lib.FIELDS.items()}
+    shapes = jax.eval_shape(
+        lambda key: state.unbox(objective.init(key, example, train=False)["params"]),
+        jax.random.key(0),
+    )
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
+
+
+def leaves(tree):
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(k, simple=True, separator="/"): np.asarray(v) for k, v in paths}
+
+
+def assert_same_bits(ours, theirs):
+    ours, theirs = leaves(ours), leaves(theirs)
+    assert ours.keys() == theirs.keys()
+    for path, value in ours.items():
+        assert value.dtype == theirs[path].dtype == np.float32
+        assert value.shape == theirs[path].shape
+        assert value.tobytes() == theirs[path].tobytes(), path
+
+
+class Oracle:
+    """A model of `transformers` with random weights, and ours with the same ones."""
+
+    def __init__(self, model, folder: pathlib.Path, **knobs):
+        import torch
+
+        self.torch_model = model.eval()
+        with torch.no_grad():
+            for name, value in model.named_parameters():
+                if value.ndim == 1:  # 0 or 1 would hide two exchanged vectors
+                    norm_scale = "LayerNorm.weight" in name or name.endswith("ln_f.weight")
+                    value.normal_(1.0 if norm_scale or "ln_" in name else 0.0, 0.3)
+                else:
+                    value.normal_(0.0, 0.25)
+        model.save_pretrained(folder)
+        self.published = huggingface.load(folder)
+        self.objective = build(self.published.model, self.published.objective, **knobs)
+
+    def run(self, batch):
+        """Returns (predictions, loss, gradients) of our model in one compilation."""
+        batch_lib.check(batch)
+
+        def loss(params):
+            terms, _ = self.objective.apply({"params": params}, batch, train=False)
+            return sum(term.value for term in terms.values())
+
+        @jax.jit
+        def everything(params):
+            apply = self.objective.apply
+            predictions = apply({"params": params}, batch, method=self.objective.predict)
+            return predictions, *jax.value_and_grad(loss)(params)
+
+        return jax.tree.map(np.asarray, everything(self.published.params))
+
+    def torch_gradients(self, loss):
+        """Returns the gradients of a loss of the PyTorch model, under our names."""
+        loss.backward()
+        gradients = {n: p.grad.numpy() for n, p in self.torch_model.named_parameters()}
+        table = huggingface.FAMILIES[self.published.family].TABLE
+        sizes = mapping.sizes(self.published.model)
+        return mapping.from_published(table, sizes, gradients, "the gradients").params
+
+
+def assert_close(ours, theirs):
+    """Checks to 1e-4 of the largest element."""
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+
+
+def assert_gradients_close(ours, theirs):
+    """Checks every parameter to 1e-4 of its largest element.
+
+    A key's bias shifts all scores of a query alike: its gradient is 0, and what is computed is
+    rounding. Below 1e-6 of the largest gradient of all, nothing is compared.
+    """
+    ours, theirs = leaves(ours), leaves(theirs)
+    assert ours.keys() == theirs.keys()
+    noise = 1e-6 * max(np.abs(value).max() for value in theirs.values())
+    for path, value in theirs.items():
+        assert ours[path].shape == value.shape
+        assert np.abs(ours[path] - value).max() <= 1e-4 * np.abs(value).max() + noise, path

@@ -1,0 +1,240 @@
+"""Trains any system of the house: flags -> config -> objective -> data -> state -> loop.
+
+    python train.py --config=configs/bert.py:tiny --workdir=runs/bert-tiny
+
+Every field of the config is a flag: --config.optim.lr=1e-3. The same command again continues a run
+that was stopped, at whatever moment. What a run leaves in its workdir: config.json, run.json,
+tokenizer/, checkpoints/, metrics.jsonl and tensorboard/.
+"""
+
+import functools
+import os
+import pathlib
+import signal
+import sys
+
+import flax.linen as nn
+import jax
+import ml_collections
+from absl import app, flags
+from jax.experimental import multihost_utils
+from ml_collections import config_flags
+
+import errors
+from data_pipeline import loader, pipeline
+from evaluation import evaluate
+from model import objectives
+from training import (
+    checkpoint,
+    optimizer,
+    progress,
+    sharding,
+    telemetry,
+    warm_start,
+)
+from training import state as state_lib
+from training import step as step_lib
+
+_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a cluster.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if not found.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, if not found.")
+_PROCESS = flags.DEFINE_integer("process", None, "Index of this process, if not found.")
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, float]:
+    """Trains to `config.total_steps`, from the newest checkpoint in `workdir` if there is one.
+
+    Args:
+      config: a whole config, see configs/common.py.
+      workdir: the run's folder; shared by all processes.
+
+    Returns:
+      The last evaluation on held-out documents, such as {"valid/loss": 2.5}.
+
+    Raises:
+      UserError: for whatever in config, data or workdir must be changed.
+    """
+    workdir = pathlib.Path(workdir).expanduser().absolute()
+    terminated = _listen_for_sigterm()
+
+    # What to train, and how.
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config.batch_size, config.microbatches, mesh)
+    rules = sharding.check_rules(config.rules)
+    objective = objectives.build(config, mesh.devices.flat[0].platform)
+    schedule = optimizer.schedule(config.optim, config.total_steps)
+    init = state_lib.Init(objective, optimizer.build(config.optim, config.total_steps))
+    _check_intervals(config)
+
+    # The text: vocabulary, shards and examples are made where they are missing.
+    warm_start.use_vocabulary(config)
+    with progress.preparing() as report:
+        data = pipeline.prepare_data(config, workdir / "tokenizer", report)
+
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        # The state: restored, or made in place and perhaps filled with weights that exist.
+        abstract = init.abstract(mesh, rules)
+        checkpoints = checkpoint.Checkpointer(
+            workdir / "checkpoints",
+            keep=config.checkpoint.keep,
+            keep_best=config.checkpoint.keep_best,
+        )
+        meta = {"tokenizer": data.tokenizer.fingerprint, "batch_size": config.batch_size}
+        restored = checkpoints.restore(abstract)
+        if restored is None:
+            state = init.sharded(jax.random.key(config.seed), abstract)
+            if config.init_from:
+                params = warm_start.load_params(config.init_from, state.params, data.tokenizer)
+                state = state.replace(params=params)
+        else:
+            state, saved_meta = restored
+            _check_continues(saved_meta, meta, workdir)
+        first = int(state.step)
+
+        # The step, compiled for this mesh.
+        shardings = jax.tree.map(lambda x: x.sharding, abstract)
+        train_step = jax.jit(
+            step_lib.make_train_step(objective, init.optimizer, schedule, config.microbatches),
+            donate_argnums=0,
+            out_shardings=(shardings, sharding.replicated(mesh)),
+        )
+        eval_step = jax.jit(
+            step_lib.make_eval_step(objective), out_shardings=sharding.replicated(mesh)
+        )
+        batches = functools.partial(loader.Loader, mesh=mesh, batch_size=config.batch_size)
+
+        if jax.process_index() == 0:
+            telemetry.save_run_info(workdir, config)
+        shapes = {k: (config.batch_size, *v.shape) for k, v in data.train.example(0).items()}
+        log = telemetry.Telemetry(
+            workdir,
+            every=config.log.every,
+            total_steps=config.total_steps,
+            tokens_per_step=config.batch_size * config.data.length,
+            flops_per_step=objective.flops(shapes),
+            tensorboard=config.log.tensorboard,
+            profile=tuple(config.log.profile),
+            primary=jax.process_index() == 0,
+            start_step=first,
+        )
+        log.say(
+            f"{sum(x.size for x in jax.tree.leaves(state.params)):,} parameters on "
+            f"{mesh.size} device(s); {len(data.train):,} rows of text; step {first} of "
+            f"{config.total_steps}."
+        )
+
+        def validate(step):
+            with log.aside("eval"):
+                count = config.evals.batches or max(len(data.valid) // config.batch_size, 1)
+                with batches(data.valid, end_step=count) as held_out:
+                    values = evaluate.evaluate(eval_step, state.params, held_out)
+            values = {f"valid/{name}": value for name, value in values.items()}
+            log.write(step, values)
+            return values
+
+        def save(step, metrics):
+            with log.aside("save"):  # waits for the losses: nothing that is not finite is saved
+                checkpoints.save(step, state, meta=meta, metrics=metrics)
+
+        # The loop. Nothing in it waits for the device but evaluations and saves.
+        key = jax.random.key(config.seed)
+        results = {}
+        train_batches = batches(
+            data.train,
+            microbatches=config.microbatches,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
+            start_step=first,
+            end_step=config.total_steps,
+        )
+        try:
+            for step in range(first + 1, config.total_steps + 1):
+                with log.waiting_for_input():
+                    batch = next(train_batches)
+                state, metrics = train_step(state, batch, key)
+                log.on_step(step, metrics)
+
+                last, results = step == config.total_steps, {}
+                if last or (config.evals.every and step % config.evals.every == 0):
+                    results = validate(step)
+                stop = terminated(step)
+                if last or stop or step % config.checkpoint.every == 0:
+                    save(step, results)
+                if stop and not last:
+                    checkpoints.wait()
+                    log.say(f"Told to stop: saved step {step}; the same command continues.")
+                    sys.exit(128 + signal.SIGTERM)
+            if first >= config.total_steps:
+                log.say(f"Nothing to do: {workdir} is at step {first}.")
+                results = validate(first)
+            checkpoints.wait()
+        finally:
+            train_batches.close()
+            checkpoints.close()
+            log.close()
+        return results
+
+
+def _check_intervals(config):
+    for name, value, least in (
+        ("total_steps", config.total_steps, 1),
+        ("log.every", config.log.every, 1),
+        ("checkpoint.every", config.checkpoint.every, 1),
+        ("evals.every", config.evals.every, 0),
+        ("evals.batches", config.evals.batches, 0),
+        ("data.workers", config.data.workers, 0),
+    ):
+        if value < least:
+            raise errors.UserError(f"config.{name}={value} must be at least {least}.")
+
+
+def _check_continues(saved, now, workdir):
+    """Refuses to continue a run on text that is cut by another vocabulary, or in other batches."""
+    if saved["tokenizer"] != now["tokenizer"]:
+        raise errors.UserError(
+            f"The run in {workdir} was started with another vocabulary: give that one with "
+            "config.data.tokenizer.path, or choose another --workdir."
+        )
+    if saved["batch_size"] != now["batch_size"]:
+        raise errors.UserError(
+            f"The run in {workdir} has config.batch_size={saved['batch_size']}: keep it (to save "
+            "memory raise config.microbatches), or choose another --workdir with "
+            f"config.init_from={workdir}."
+        )
+
+
+def _listen_for_sigterm():
+    """Returns a function of the step: whether all processes should save now and stop."""
+    received = []
+    if jax.process_count() > 1:  # JAX's own listener agrees on a step with the other processes
+        return multihost_utils.reached_preemption_sync_point
+    signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    return lambda step: bool(received)
+
+
+def _use_compilation_cache():
+    """Keeps compiled programs between runs, unless the user has said where."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = pathlib.Path("~/.cache/bert-to-gpt3/xla").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+@errors.exit_on_user_error
+def main(argv):
+    """Reads the flags."""
+    if len(argv) > 1:
+        raise errors.UserError(f"Unexpected argument {argv[1]!r}: every flag begins with --.")
+    if _CONFIG.value is None or _WORKDIR.value is None:
+        raise errors.UserError(
+            "Say what to train and where: --config=configs/bert.py:tiny --workdir=runs/bert-tiny"
+        )
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    _use_compilation_cache()
+    train(_CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=errors.parse_flags)
