@@ -48,7 +48,10 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags for `app.run`: a config that cannot be read or overridden is one line too."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
+            flags.FLAGS.config.keys()  # a file that could not be read says so at its first use
+        return rest
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
         # config_flags runs the config file and its overrides here, and lets their errors through;
         # those of the file come as a whole traceback, whose last line says it.
@@ -56,6 +59,6 @@ def parse_flags(argv: list[str]) -> list[str]:
         if "Traceback" in text:
             text = text.splitlines()[-1].partition(": ")[2]
         if isinstance(error, AttributeError | KeyError):
-            text = f"Unknown config key {text}"
+            text = f"Unknown config key {text}".replace("\\n", " ").replace("\\'", "'")
         print("error:", " ".join(text.split()), file=sys.stderr)
         sys.exit(2)

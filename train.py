@@ -7,6 +7,7 @@ that was stopped, at whatever moment. What a run leaves in its workdir: config.j
 tokenizer/, checkpoints/, metrics.jsonl and tensorboard/.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -125,31 +126,38 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
             f"{config.total_steps}."
         )
 
-        def validate(step):
-            with log.aside("eval"):
-                count = config.evals.batches or max(len(data.valid) // config.batch_size, 1)
-                with batches(data.valid, end_step=count) as held_out:
-                    values = evaluate.evaluate(eval_step, state.params, held_out)
-            values = {f"valid/{name}": value for name, value in values.items()}
-            log.write(step, values)
-            return values
+        # Rows past the end of the held-out text are padding without weight.
+        held_out_batches = -(-len(data.valid) // config.batch_size)
+        if config.evals.batches:
+            held_out_batches = min(held_out_batches, config.evals.batches)
+
+        def validate():
+            with log.aside("eval"), batches(data.valid, end_step=held_out_batches) as held_out:
+                values = evaluate.evaluate(eval_step, state.params, held_out)
+            return {f"valid/{name}": value for name, value in values.items()}
 
         def save(step, metrics):
             with log.aside("save"):  # waits for the losses: nothing that is not finite is saved
                 checkpoints.save(step, state, meta=meta, metrics=metrics)
 
         # The loop. Nothing in it waits for the device but evaluations and saves.
-        key = jax.random.key(config.seed)
-        results = {}
-        train_batches = batches(
-            data.train,
-            microbatches=config.microbatches,
-            workers=config.data.workers,
-            prefetch=config.data.prefetch,
-            start_step=first,
-            end_step=config.total_steps,
-        )
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(log.close)
+            stack.callback(checkpoints.close)
+            train_batches = stack.enter_context(
+                batches(
+                    data.train,
+                    microbatches=config.microbatches,
+                    workers=config.data.workers,
+                    prefetch=config.data.prefetch,
+                    start_step=first,
+                    end_step=config.total_steps,
+                )
+            )
+            if first >= config.total_steps:
+                log.say(f"Nothing to do: {workdir} is at step {first}.")
+                return validate()
+            key = jax.random.key(config.seed)
             for step in range(first + 1, config.total_steps + 1):
                 with log.waiting_for_input():
                     batch = next(train_batches)
@@ -158,7 +166,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
 
                 last, results = step == config.total_steps, {}
                 if last or (config.evals.every and step % config.evals.every == 0):
-                    results = validate(step)
+                    results = validate()
+                    log.write(step, results)
                 stop = terminated(step)
                 if last or stop or step % config.checkpoint.every == 0:
                     save(step, results)
@@ -166,15 +175,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
                     checkpoints.wait()
                     log.say(f"Told to stop: saved step {step}; the same command continues.")
                     sys.exit(128 + signal.SIGTERM)
-            if first >= config.total_steps:
-                log.say(f"Nothing to do: {workdir} is at step {first}.")
-                results = validate(first)
             checkpoints.wait()
-        finally:
-            train_batches.close()
-            checkpoints.close()
-            log.close()
-        return results
+            return results
 
 
 def _check_intervals(config):

@@ -172,8 +172,8 @@ def _write_all(source, tokenizer, directory, plan, workers, progress) -> dict:
         results[index] = counts
         done += sum(counts[split]["bytes"] for split in SPLITS)
         if progress:
-            progress("tokenize", done, max(done, total) if total else None)
-    if progress:
+            progress("tokenize", done, total)
+    if progress and done != total:  # the total is a guess
         progress("tokenize", done, done)
     return {
         split: {
@@ -280,14 +280,16 @@ class Sample:
     def __iter__(self) -> Iterator[str]:
         size = self.source.size()
         share = min(1.0, TRAINING_BYTES / size) if size else 1.0
+        report = self.progress or (lambda stage, done, total: None)
         done = reported = 0
         for document in self.source.documents():
             done += len(document.text.encode())
-            if self.progress and done - reported >= 1 << 20:
+            if done - reported >= 1 << 20:
                 reported = done
-                self.progress("read text for the vocabulary", done, size and max(size, done))
+                report("read text for the vocabulary", done, size)
             if _share(document.id + document.text) < share:
                 yield document.text
+        report("read text for the vocabulary", done, done)
 
 
 def prepare_tokenizer(
@@ -323,8 +325,3 @@ def prepare_tokenizer(
         if tokenizer.fingerprint != json.loads(done.read_text())["fingerprint"]:
             raise UserError(f"The vocabulary in {directory} was changed: delete this folder.")
     return tokenizer
-
-
-# TODO(lead): drop after pipeline.py/rows.py use records.* and files.*
-from data_pipeline.files import content_hash, exclusive  # noqa: E402,F401
-from data_pipeline.records import Records, decode_arrays, encode_arrays  # noqa: E402,F401

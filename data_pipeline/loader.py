@@ -166,8 +166,8 @@ class Loader:
 
     def _to_devices(self, local: np.ndarray) -> jax.Array:
         def part(index):  # the rows of one device
-            rows = np.arange(self._batch_size)[index[0]]
-            return local[np.searchsorted(self._rows, rows)]
+            wanted = np.arange(self._batch_size)[index[0]]
+            return local[np.searchsorted(self._rows, wanted)]
 
         shape = (self._batch_size, *local.shape[1:])
         return jax.make_array_from_callback(shape, self._sharding, part)

@@ -93,6 +93,8 @@ def prepare_data(
             f"{config.model.max_positions}: lower the first or raise the second."
         )
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
+    if not data.source:
+        raise UserError(f"config.data.source is not set. {data.source_hint}.")
     source = sources.open_source(data.source, data.layout)
     tokenizer = _tokenizer(source, data.tokenizer, cache, tokenizer_dir, progress)
     _check_vocabulary(tokenizer, config)

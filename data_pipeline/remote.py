@@ -49,7 +49,7 @@ def tfds_table(name: str, split: str) -> Table:
         info, rows = builder.info.splits[split], builder.as_data_source(split=split)
     except (ValueError, NotImplementedError, RuntimeError, OSError) as error:
         raise UserError(
-            f"Split {split!r} of {name} cannot be read: {error}. Give one of "
+            f"Split {split!r} of {name} cannot be read: {_without_dot(error)}. Give one of "
             f"{', '.join(builder.info.splits)}, prepared with file_format='array_record'."
         ) from error
     digest = hashlib.blake2b(split.encode(), digest_size=16)
@@ -109,7 +109,9 @@ def hf_table(name: str, config: str | None, split: str) -> Table:
     except ConnectionError as error:
         raise _no_network(host, f"hf:{name}", "load it once where there is a network") from error
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"Split {split!r} of hf:{name} cannot be read: {error}.") from error
+        raise UserError(
+            f"Split {split!r} of hf:{name} cannot be read: {_without_dot(error)}."
+        ) from error
     return Table(data, data.column_names, data._fingerprint, data.data.nbytes)
 
 
@@ -144,3 +146,7 @@ def _no_network(host: str, what: str, instead: str) -> UserError:
         f"{what} must be downloaded, but {host} cannot be reached: {instead}, or give data.source "
         "a local file or folder."
     )
+
+
+def _without_dot(error: Exception) -> str:
+    return str(error).rstrip(".")

@@ -21,14 +21,17 @@ Documents = Iterator[tuple[str, str]]  # id, text
 
 def as_text(value: Any, field: str, where: str) -> str:
     """Returns a record's text field as str; libraries deliver bytes or str."""
-    if isinstance(value, bytes):
-        try:
-            value = value.decode()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{where} is not UTF-8: convert it to UTF-8.") from error
-    if value is not None and not isinstance(value, str):
-        raise UserError(f"Field {field!r} of {where} is no text: name another as SOURCE#field.")
-    return value or ""
+    try:
+        if isinstance(value, bytes):
+            return value.decode()
+        if isinstance(value, str):
+            value.encode()  # JSON can hold halves of surrogate pairs, which are no characters
+            return value
+    except UnicodeError as error:
+        raise UserError(f"{where} is not UTF-8: correct or remove it.") from error
+    if value is None:
+        return ""
+    raise UserError(f"Field {field!r} of {where} is no text: name another as SOURCE#field.")
 
 
 def require_field(field: str, fields: list[str], where: str) -> None:

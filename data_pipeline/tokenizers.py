@@ -132,10 +132,7 @@ class ByteBpe(Tokenizer):
 
     def _read(self) -> list[str]:
         vocab = json.loads(self._files["vocab.json"])
-        lines = self._files["merges.txt"].decode().split("\n")
-        merges = [
-            tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")
-        ]
+        merges = _merges(self._files["merges.txt"])
         self._backend = Backend(models.BPE(vocab, merges))
         self._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         self._backend.decoder = decoders.ByteLevel()
@@ -212,6 +209,8 @@ def load(
         raise UserError(f"{path} is a {found} vocabulary: set the tokenizer's kind to {found}.")
     try:
         contents = [p.read_bytes() for p in paths]
+        if not all(contents):
+            raise ValueError("it is empty")
         files = _canonical(dict(zip(LAYOUTS[found][0], contents, strict=True)))
         case = _stated_case(paths[0].parent)
         if case is None and found == "sentencepiece":
@@ -219,7 +218,9 @@ def load(
         if case is None:
             case = _is_lowercase(KINDS[found](files, lowercase=False))
         tokenizer = KINDS[found](files, case)
-    except (ValueError, OSError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the library `tokenizers` raises no other class
         raise UserError(f"{path} is not a readable {found} vocabulary: {error}.") from error
     if lowercase is not None and lowercase != case:
         name = "lower-cased" if case else "cased"
@@ -251,13 +252,22 @@ def _canonical(files: dict[str, bytes]) -> dict[str, bytes]:
         vocab = json.loads(files["vocab.json"])
         if sorted(vocab.values()) != list(range(len(vocab))):
             raise ValueError("its ids are not 0, 1, 2, ... without gaps")
-        return _bpe_files(vocab, files["merges.txt"].decode().splitlines())
+        merges = _merges(files["merges.txt"])
+        for merge in merges:  # the library would panic
+            if len(merge) != 2 or not vocab.keys() >= {*merge, "".join(merge)}:
+                raise ValueError(f"merge {' '.join(merge)!r} does not fit its tokens")
+        return _bpe_files(vocab, merges)
     return files
 
 
-def _bpe_files(vocab: dict[str, int], merges: Iterable[str]) -> dict[str, bytes]:
+def _merges(content: bytes) -> list[tuple[str, ...]]:
+    lines = content.decode().splitlines()
+    return [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+
+
+def _bpe_files(vocab: dict[str, int], merges: Iterable[Sequence[str]]) -> dict[str, bytes]:
     vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
-    lines = ["#version: 0.2", *(m for m in merges if m and not m.startswith("#version")), ""]
+    lines = ["#version: 0.2", *map(" ".join, merges), ""]
     return {
         "vocab.json": json.dumps(vocab, ensure_ascii=False).encode(),
         "merges.txt": "\n".join(lines).encode(),
@@ -348,7 +358,7 @@ def _train_byte_bpe(texts: Iterable[str], vocab_size: int, lowercase: bool) -> d
     backend.train_from_iterator(texts, trainer)
     merges = json.loads(backend.to_str())["model"]["merges"]
     vocab = backend.get_vocab()
-    return _bpe_files(vocab | {END_OF_TEXT: len(vocab)}, map(" ".join, merges))
+    return _bpe_files(vocab | {END_OF_TEXT: len(vocab)}, merges)
 
 
 def _train_sentencepiece(

@@ -2,9 +2,9 @@
 
 A batch of prompts is padded on the left to a common length, the padding being segment 0, and each
 prompt's positions count from 0 at its first token. All tokens but the last of each prompt fill the
-cache in one call; then a loop on the device feeds one token a row and chooses the next. Rows, prompt
-lengths and the room for new tokens are rounded up to powers of two, and all other options are traced:
-a model is compiled a few times, whatever is asked of it.
+cache in one call; then a loop on the device feeds one token a row and chooses the next. Rows,
+prompt lengths and the room for new tokens are rounded up to powers of two, and all other options
+are traced: a model is compiled a few times, whatever is asked of it.
 
 Letters: `B` prompts, `W` copies of each (samples or beams), `T` prompt tokens, `R` room for new
 tokens, `V` vocabulary.
@@ -59,10 +59,11 @@ def sample(
 ) -> list[list[list[int]]]:
     """Continues each prompt by drawing tokens from the model, or greedily at temperature 0.
 
-    Scores are divided by the temperature, then the `top_k` most likely tokens stay, then the fewest of
-    these that hold `top_p` of the probability (Holtzman et al., 2020, section 3.1), as in Hugging Face's
-    `generate`. The draws are a pure function of (seed, number of the prompt, number of the sample, number
-    of the token): neither the batch size nor other prompts and samples change them.
+    Scores are divided by the temperature, then the `top_k` most likely tokens stay, then the fewest
+    of these that hold `top_p` of the probability (Holtzman et al., 2020, section 3.1), as in
+    Hugging Face's `generate`. The draws are a pure function of (seed, number of the prompt, number
+    of the sample, number of the token): neither the batch size nor other prompts and samples change
+    them.
 
     Args:
       objective: a causal LM.
@@ -119,8 +120,9 @@ def beam_search(
     """Continues each prompt by its most likely continuations, as far as a beam search finds them.
 
     The rules are those of Hugging Face's `generate(num_beams=...)`: a continuation scores
-    log p / length ** length_penalty, its length counting the token that ends it, and a prompt is done when
-    it has `beams` finished ones whose worst is better than the best running one would be if it ended now.
+    log p / length ** length_penalty, its length counting the token that ends it, and a prompt is
+    done when it has `beams` finished ones whose worst is better than the best running one would be
+    if it ended now.
 
     Args:
       objective: a causal LM.
@@ -135,24 +137,20 @@ def beam_search(
       batch_size: prompts at a time.
 
     Returns:
-      For each prompt the new tokens of its `samples` best continuations, the best first, without the
-      token that ended them.
+      For each prompt the new tokens of its `samples` best continuations, the best first, without
+      the token that ended them.
 
     Raises:
       UserError: for an empty prompt, one without room in the model's positions, or a bad option.
     """
     _require(beams >= 1, f"beams={beams} must be at least 1.")
-    _require(
-        1 <= samples <= beams, f"samples={samples} must be between 1 and the beams, {beams}."
-    )
+    _require(1 <= samples <= beams, f"samples={samples} must be between 1 and the beams, {beams}.")
     limits = _limits(objective, prompts, max_tokens, eot_id, vocab_size)
     penalty = jnp.float32(length_penalty)
 
     def run(first, tokens, lengths, real, room):
         del first
-        found = _beam_search(
-            objective, params, tokens, lengths, real, penalty, limits, beams, room
-        )
+        found = _beam_search(objective, params, tokens, lengths, real, penalty, limits, beams, room)
         return found[:, :samples]
 
     return _in_batches(run, prompts, max_tokens, batch_size, eot_id)
@@ -169,7 +167,7 @@ def choose(logits: Float[Array, "B V"], keys: Key[Array, "B"], choice: Choice) -
     def draw():
         scores = logits / choice.temperature
         restricted = (choice.top_k > 0) | (choice.top_p < 1)
-        # Sorting the vocabulary costs more than a small model's step: skip it where nothing asks for it.
+        # Sorting the vocabulary costs more than a small model's step: only where it is asked for.
         scores = jax.lax.cond(restricted, lambda: _restrict(scores, choice), lambda: scores)
         return jax.vmap(jax.random.categorical)(keys, scores)
 
@@ -355,13 +353,13 @@ def _limits(objective, prompts, max_tokens, eot_id, vocab_size):
         left = config.max_positions + 1 - len(prompt)
         _require(
             left >= 1,
-            f"Prompt {i} has {len(prompt)} tokens, but the model has {config.max_positions} positions: "
-            "shorten it.",
+            f"Prompt {i} has {len(prompt)} tokens, but the model has {config.max_positions} "
+            "positions: shorten it.",
         )
         _require(
             max_tokens <= left,
-            f"Prompt {i} has {len(prompt)} tokens, which leaves {left} of the model's "
-            f"{config.max_positions} positions: lower max_tokens={max_tokens} or shorten it.",
+            f"Prompt {i} has {len(prompt)} tokens, which leaves room for {left} new ones in the "
+            f"model's {config.max_positions} positions: lower max_tokens={max_tokens} or shorten it.",
         )
     return Limits(
         max_tokens=jnp.int32(max_tokens),

@@ -27,8 +27,8 @@ def evaluate(
       batches: fields of model/batch.py; rows of padding have weight 0.
 
     Returns:
-      The mean of every term and metric; "loss", the sum of the terms; and "perplexity", exp(loss), where the
-      only term is "causal_lm".
+      The mean of every term and metric; "loss", the sum of the terms; and "perplexity", exp(loss),
+      where the only term is "causal_lm".
 
     Raises:
       UserError: if there is no batch, or nothing to predict in any of them.
@@ -55,8 +55,8 @@ def _add(a: PyTree, b: PyTree) -> PyTree:
 def _divide(name: str, mean: losses.Mean) -> float:
     if mean.weight == 0:
         raise UserError(
-            f"The held-out rows hold nothing to predict for {name}: raise data.valid_fraction or give "
-            "more text."
+            f"The held-out rows hold nothing to predict for {name}: raise data.valid_fraction or "
+            "give more text."
         )
     return mean.total / mean.weight
 
@@ -79,7 +79,8 @@ def target_counts(rows: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
 def unigram_entropy(counts: np.ndarray) -> float:
     """Returns the entropy of the targets' own frequencies, in nats.
 
-    It is the least loss of a model that knows how often each target occurs in these rows, but not where.
+    It is the least loss of a model that knows how often each target occurs in these rows, but not
+    where.
 
     Args:
       counts: from `target_counts`.

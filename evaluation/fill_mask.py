@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -35,8 +34,8 @@ def fill_masks(
 ) -> list[list[list[Candidate]]]:
     """Returns the most likely pieces for each mask of each sentence, the likeliest first.
 
-    A sentence is read as the first segment, [CLS] sentence [SEP]. Where it has several masks, each is filled
-    as if the others stayed.
+    A sentence is read as the first segment, [CLS] sentence [SEP]. Where it has several masks, each
+    is filled as if the others stayed.
 
     Args:
       objective: a masked LM.
@@ -46,7 +45,8 @@ def fill_masks(
       candidates: how many for each mask.
 
     Raises:
-      UserError: for a sentence without a mask or too long for the model, or a bad number of candidates.
+      UserError: for a sentence without a mask or too long for the model, or a bad number of
+        candidates.
     """
     if not 1 <= candidates <= tokenizer.vocab_size:
         raise UserError(
@@ -70,7 +70,7 @@ def fill_masks(
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, text: str, most: int) -> list[int]:
-    """Returns the ids of a sentence; the mask token is found in the text here, for no tokenizer does."""
+    """Returns the ids of a sentence; masks are found here, for a tokenizer takes them for text."""
     mask = tokenizer.id_to_token(tokenizer.mask_id)
     first, *rest = tokenizer.encode_batch(text.split(mask))
     if not rest:
@@ -81,7 +81,8 @@ def _encode(tokenizer: tokenizers.Tokenizer, text: str, most: int) -> list[int]:
     ids.append(tokenizer.sep_id)
     if len(ids) > most:
         raise UserError(
-            f"{text[:40]!r}... has {len(ids)} tokens, but the model has {most} positions: shorten it."
+            f"{text[:40]!r}... has {len(ids)} tokens, but the model has {most} positions: "
+            "shorten it."
         )
     return ids
 

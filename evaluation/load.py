@@ -54,7 +54,9 @@ def load(
     published = huggingface.load(directory) if "model_type" in saved else None
     if published:
         if step is not None:
-            raise UserError(f"{directory} is a published checkpoint: it has no steps to choose from.")
+            raise UserError(
+                f"{directory} is a published checkpoint: it has no steps to choose from."
+            )
         config = _config_of(directory, published)
         tokenizer = published.tokenizer
     else:
@@ -95,15 +97,19 @@ def _read_config(directory: pathlib.Path) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.exists():
         raise UserError(
-            f"{directory} has no config.json: give the --workdir of a run, or a folder in Hugging Face's "
-            "layout."
+            f"{directory} has no config.json: give the --workdir of a run, or a folder in Hugging "
+            "Face's layout."
         )
     try:
         saved = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore it from a backup.") from error
-    if not isinstance(saved, dict) or not ("model_type" in saved or {"model", "data"} <= set(saved)):
-        raise UserError(f"{path} is neither the config of a run nor Hugging Face's: give another folder.")
+    if not isinstance(saved, dict) or not (
+        "model_type" in saved or {"model", "data"} <= set(saved)
+    ):
+        raise UserError(
+            f"{path} is neither the config of a run nor Hugging Face's: give another folder."
+        )
     return saved
 
 
@@ -113,11 +119,13 @@ def _config_of(
     """Returns the page of the paper with the sizes of the checkpoint, in its own precision."""
     if published.missing:
         raise UserError(
-            f"{directory} holds no pre-training head (its {published.missing[0]} is missing): give a "
-            "checkpoint of the whole model."
+            f"{directory} holds no pre-training head (its {published.missing[0]} is missing): give "
+            "a checkpoint of the whole model."
         )
     if published.tokenizer is None:
-        raise UserError(f"{directory} holds no vocabulary: put its vocabulary files beside the weights.")
+        raise UserError(
+            f"{directory} holds no vocabulary: put its vocabulary files beside the weights."
+        )
     config = importlib.import_module(f"configs.{published.family}").get_config()
     config.model.update(published.model, dtype="float32")
     config.objective.update(published.objective)
@@ -144,6 +152,10 @@ def _override(config: ml_collections.ConfigDict, overrides: Mapping[str, Any]) -
         try:
             config.update_from_flattened_dict({name: value})
         except KeyError as error:
-            raise UserError(f"The config has no {name}: correct the name of the override.") from error
+            raise UserError(
+                f"The config has no {name}: correct the name of the override."
+            ) from error
         except TypeError as error:
-            raise UserError(f"config.{name} cannot be {value!r}: give a value of its type.") from error
+            raise UserError(
+                f"config.{name} cannot be {value!r}: give a value of its type."
+            ) from error

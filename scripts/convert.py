@@ -3,126 +3,113 @@
     python scripts/convert.py --hf=FOLDER --workdir=DIR             # from FOLDER into a new DIR
     python scripts/convert.py --workdir=DIR --hf=FOLDER --export    # from DIR into a new FOLDER
 
-FOLDER holds config.json, model.safetensors (or its index and parts) and the vocabulary. The import
-writes what a run would have: config.json (the paper's page with the checkpoint's sizes), tokenizer/
-and, as step 0, checkpoints/ with parameters alone. Train on with `--config.init_from=DIR`.
+FOLDER holds config.json, model.safetensors (or its index and parts) and the vocabulary; pickles
+are never loaded. The import writes what a run would have written: config.json (the paper's page
+with the checkpoint's sizes), tokenizer/, and in checkpoints/ a step 0 with parameters alone. Train
+on with `--config.init_from=DIR` and another --workdir.
 """
 
-import json
-import os
+import importlib
 import pathlib
 
 import jax
-import ml_collections
-import numpy as np
-from absl import app, flags
+import optax
+from absl import app, flags, logging
 
-import errors
-from configs import bert, gpt2
-from data_pipeline import tokenizers
-from errors import UserError
-from model import batch, objectives
-from training import checkpoint, huggingface, state, telemetry
+from errors import UserError, exit_on_user_error
+from evaluation import load
+from model import objectives
+from training import checkpoint, huggingface, telemetry
+from training import state as state_lib
 
-HF = flags.DEFINE_string("hf", None, "Folder of the published checkpoint.", required=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of ours.", required=True)
-EXPORT = flags.DEFINE_bool("export", False, "Write FOLDER from DIR, instead of DIR from FOLDER.")
-
-PAGES = {"bert": bert, "gpt2": gpt2}  # by name in huggingface.FAMILIES
+_HF = flags.DEFINE_string("hf", None, "Folder in Hugging Face's layout.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of ours.", required=True)
+_EXPORT = flags.DEFINE_bool("export", False, "Write --hf from --workdir, not --workdir from --hf.")
+_STEP = flags.DEFINE_string("step", None, 'To export, or "best"; default: the newest.')
 
 
-def import_(folder: str, workdir: str) -> None:
+@exit_on_user_error
+def main(argv):
+    """Converts in the direction that the flags say."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every read and write
+    if len(argv) > 1:
+        raise UserError(f"Unexpected argument {argv[1]!r}: give --hf and --workdir.")
+    hf, workdir = (pathlib.Path(flag.value).expanduser() for flag in (_HF, _WORKDIR))
+    if _EXPORT.value:
+        export_run(workdir, hf, step=_STEP.value)
+    elif _STEP.value is not None:
+        raise UserError("--step chooses what to export: leave it out, or add --export.")
+    else:
+        import_published(hf, workdir)
+
+
+def import_published(folder: pathlib.Path, workdir: pathlib.Path) -> None:
     """Makes `workdir` from the published checkpoint in `folder`.
 
     Raises:
-      UserError: if the checkpoint cannot be read, or `workdir` already holds a run.
+      UserError: if the checkpoint cannot be read, or `workdir` already holds something.
     """
-    directory = pathlib.Path(workdir)
-    if directory.exists() and any(directory.iterdir()):
-        raise UserError(f"{workdir} is not empty: choose a new --workdir for the import.")
+    if workdir.exists() and any(workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty: give a new --workdir.")
     published = huggingface.load(folder)
+    tokenizer = published.tokenizer
+    if tokenizer is None:
+        raise UserError(
+            f"{folder} holds no vocabulary: put its vocabulary files beside the weights."
+        )
 
-    config = PAGES[published.family].get_config()
-    config.model.update(published.model)
+    config = importlib.import_module(f"configs.{published.family}").get_config()
+    config.model.update(published.model, dtype="float32")
     config.objective.update(published.objective)
     config.data.length = min(config.data.length, config.model.max_positions)
-    tokenizer = published.tokenizer
-    if tokenizer is not None:
-        path = os.path.join(workdir, "tokenizer")
-        config.data.tokenizer.update(
-            kind=tokenizer.kind,
-            path=path,
-            vocab_size=tokenizer.vocab_size,
-            lowercase=tokenizer.lowercase,
-        )
-        tokenizer.save(path)
-
-    params = jax.tree.map(jax.numpy.asarray, published.params)
-    fresh = sorted({path.split("/")[0] for path in published.missing})
-    objective = _build(config)
-    params |= jax.jit(lambda key: {group: _init(objective, key)[group] for group in fresh})(
-        jax.random.key(config.seed)
+    config.data.tokenizer.update(
+        path=str(workdir / "tokenizer"),
+        vocab_size=tokenizer.vocab_size,
+        lowercase=tokenizer.lowercase,
     )
-    checkpointer = checkpoint.Checkpointer(directory / "checkpoints", keep=1, keep_best=0)
-    checkpointer.save(0, {"params": params}, meta={})
+    params = published.params | _fresh(config, published.missing)
+
+    tokenizer.save(workdir / "tokenizer")
+    checkpointer = checkpoint.Checkpointer(workdir / "checkpoints", keep=1, keep_best=0)
+    checkpointer.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)}, meta={})
     checkpointer.close()
     telemetry.save_run_info(workdir, config)
 
-    print(f"{workdir} holds the {_count(params):,} parameters of {folder} as step 0.")
+    print(f"{workdir}: step 0 with the {_count(params):,} parameters of {folder}")
     for path in published.missing:
-        print(f"not in {folder}, so freshly initialized: {path}")
+        print(f"not in {folder}, so made anew: {path}")
     for name in published.unexpected:
-        print(f"left out, for our network has no place for it: {name}")
-    if tokenizer is None:
-        print(f"{folder} has no vocabulary: give one with --config.data.tokenizer.path.")
+        print(f"left out, for our objective has no place for it: {name}")
 
 
-def export(workdir: str, folder: str) -> None:
-    """Writes the newest checkpoint of `workdir` into `folder`.
+def export_run(workdir: pathlib.Path, folder: pathlib.Path, step: str | None = None) -> None:
+    """Writes a checkpoint of `workdir` into `folder`.
 
     Raises:
-      UserError: if `workdir` holds no run, or one that no published layout fits.
+      UserError: if `workdir` holds no run, or one that no published layout fits, or `folder` holds
+        a checkpoint already.
     """
-    path = pathlib.Path(workdir) / "config.json"
-    if not path.exists():
-        raise UserError(f"There is no {path}: give the --workdir of a run.")
-    config = ml_collections.ConfigDict(json.loads(path.read_text()))
-    objective = _build(config)
-    abstract = jax.eval_shape(lambda key: _init(objective, key), jax.random.key(0))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
-    )
-    params = checkpoint.restore_params(pathlib.Path(workdir) / "checkpoints", abstract)
-    vocabulary = pathlib.Path(workdir) / "tokenizer"
-    tokenizer = tokenizers.load(vocabulary) if vocabulary.exists() else None
-    huggingface.save(folder, config.model, config.objective, params, tokenizer)
-    print(f"{folder} holds the {_count(params):,} parameters of {workdir}.")
+    run = load.load(workdir, step=step)
+    config = run.config
+    huggingface.save(folder, config.model, config.objective, run.params, run.tokenizer)
+    print(f"{folder}: {_count(run.params):,} parameters of {workdir}")
 
 
-def _build(config: ml_collections.ConfigDict):
-    return objectives.build(config, jax.default_backend())
+def _fresh(config, missing: list[str]):
+    """Returns the heads that hold the `missing` parameters, freshly initialized."""
+    heads = sorted({path.split("/")[0] for path in missing})
+    init = state_lib.Init(objectives.build(config, jax.default_backend()), optax.identity())
 
+    @jax.jit
+    def make(key):
+        params = state_lib.unbox(init(key).params)
+        return {head: params[head] for head in heads}
 
-def _init(objective, key):
-    """Returns fresh parameters; their shapes do not depend on the batch."""
-    example = {name: np.zeros((1,) * len(f.axes), f.dtype) for name, f in batch.FIELDS.items()}
-    return state.unbox(objective.init(key, example, train=False)["params"])
+    return make(jax.random.key(config.seed))
 
 
 def _count(params) -> int:
     return sum(x.size for x in jax.tree.leaves(params))
-
-
-@errors.exit_on_user_error
-def main(argv) -> None:
-    """Converts in the direction that the flags say."""
-    if argv[1:]:
-        raise UserError(f"Unknown argument {argv[1]!r}: use only --hf, --workdir and --export.")
-    if EXPORT.value:
-        export(WORKDIR.value, HF.value)
-    else:
-        import_(HF.value, WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Measures a checkpoint on held-out documents: those of its own run, or of other text.
 
     python scripts/evaluate.py --checkpoint=runs/bert-tiny
-    python scripts/evaluate.py --checkpoint=runs/gpt2-tiny --step=best --data.source=PATH --json=FILE
+    python scripts/evaluate.py --checkpoint=runs/gpt2-tiny --step=best --data.source=PATH
 
-A checkpoint is a --workdir of train.py or a folder in Hugging Face's layout. All keys of the config's data
-section can be set as `--data.KEY=VALUE`; held out are the documents that `data.valid_fraction` keeps.
+A checkpoint is a --workdir of train.py or a folder in Hugging Face's layout. All keys of the
+config's data section can be set as `--data.KEY=VALUE`. `data.valid_fraction` of the documents are
+held out.
 """
 
 import json
@@ -13,17 +14,19 @@ import pathlib
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from configs import common
 from data_pipeline import loader, pipeline
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, parse_flags
 from evaluation import evaluate, load
 from training import sharding
 from training import step as step_lib
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir or a Hugging Face folder.", required=True)
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "A workdir or a Hugging Face folder.", required=True
+)
 _STEP = flags.DEFINE_string("step", None, 'A step of the workdir, or "best"; default: the newest.')
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Rows at a time; default: as in training.")
 _BATCHES = flags.DEFINE_integer("batches", 0, "The most batches; 0: all held-out documents.")
@@ -34,7 +37,6 @@ _DATA = config_flags.DEFINE_config_dict("data", common.data())
 @exit_on_user_error
 def main(argv):
     """Prints the results, one a line."""
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every read
     if len(argv) > 1:
         raise UserError(f"Unexpected argument {argv[1]!r}: flags look like --data.source=PATH.")
     changed = config_flags.get_override_values(flags.FLAGS["data"])
@@ -92,4 +94,4 @@ def _bits_per_byte(loss: float, manifest: dict) -> float:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

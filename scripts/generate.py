@@ -1,6 +1,6 @@
 """Continues prompts with a trained GPT, or fills the [MASK]s of sentences with a trained BERT.
 
-    python scripts/generate.py --checkpoint=runs/gpt2-tiny --prompt="The file is" --top_p=0.9 --samples=3
+    python scripts/generate.py --checkpoint=runs/gpt2-tiny --prompt="The file is" --top_p=0.9
     python scripts/generate.py --checkpoint=runs/bert-tiny --prompt="The [MASK] is closed."
 
 A checkpoint is a --workdir of train.py or a folder in Hugging Face's layout.
@@ -9,23 +9,33 @@ A checkpoint is a --workdir of train.py or a folder in Hugging Face's layout.
 import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, parse_flags
 from evaluation import decoding, fill_mask, load
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir or a Hugging Face folder.", required=True)
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "A workdir or a Hugging Face folder.", required=True
+)
 _STEP = flags.DEFINE_string("step", None, 'A step of the workdir, or "best"; default: the newest.')
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "Text to continue or to fill; may be repeated.")
-_PROMPTS = flags.DEFINE_string("prompts", None, "A file with a prompt on each line; -: standard input.")
+_PROMPTS = flags.DEFINE_string(
+    "prompts", None, "A file with a prompt on each line; -: standard input."
+)
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 50, "The most new tokens for a prompt.")
-_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides the scores; 0: always the likeliest.")
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", 1.0, "Divides the scores; 0: always the likeliest."
+)
 _TOP_K = flags.DEFINE_integer(
-    "top_k", None, "Draw from the k likeliest tokens (default: all), or show k for a mask (default: 5)."
+    "top_k",
+    None,
+    "Draw from the k likeliest tokens (default: all), or show k for a mask (default: 5).",
 )
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the fewest tokens with this much probability.")
 _BEAMS = flags.DEFINE_integer("beams", 1, "More than 1: beam search instead of drawing.")
-_LENGTH_PENALTY = flags.DEFINE_float("length_penalty", 1.0, "Beam search: above 0 favors long texts.")
+_LENGTH_PENALTY = flags.DEFINE_float(
+    "length_penalty", 1.0, "Beam search: above 0 favors long texts."
+)
 _SAMPLES = flags.DEFINE_integer("samples", 1, "Continuations of each prompt.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draws: the same seed gives the same text.")
 
@@ -33,7 +43,6 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the draws: the same seed gives the s
 @exit_on_user_error
 def main(argv):
     """Prints the texts."""
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every read
     if len(argv) > 1:
         raise UserError(f"Unexpected argument {argv[1]!r}: give text with --prompt.")
     prompts = _prompts()
@@ -84,7 +93,7 @@ def _continue(model: load.Model, prompts: list[str]) -> None:
     if _BEAMS.value > 1:
         if _TOP_K.value or _TOP_P.value != 1 or _TEMPERATURE.value != 1:
             raise UserError(
-                "Beam search does not draw: leave out --beams, or --temperature, --top_k and --top_p."
+                "Beam search does not draw: leave out --beams, or --temperature, --top_k, --top_p."
             )
         texts = decoding.beam_search(
             model.objective,
@@ -113,4 +122,4 @@ def _continue(model: load.Model, prompts: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import pytest
+
+from configs import common
 from evaluation import load
 from model import objectives
 from training import sharding
-
-from configs import common
 
 
 def _config(name, network, **knobs):

@@ -9,6 +9,7 @@ from model import objectives
 
 PROMPTS = [[5, 9, 2, 7, 7], [3], [8, 1, 30, 12, 4, 4, 31, 22, 9, 10, 11, 2, 6], [39, 38]]
 EOT = 0
+choose = jax.jit(decoding.choose)
 
 
 def slow_scores(model, length=64):
@@ -39,7 +40,7 @@ def slow_sample(scores, prompt, row, sample, *, max_tokens, seed, eot_id, choice
     key = jax.random.fold_in(jax.random.fold_in(key, row), sample)
     for step in range(max_tokens):
         logits, keys = scores(tokens)[None], jax.random.fold_in(key, step)[None]
-        token = int(decoding.choose(jnp.asarray(logits), keys, choice)[0])
+        token = int(choose(logits, keys, choice)[0])
         if token == eot_id:
             break
         tokens.append(token)
@@ -49,9 +50,7 @@ def slow_sample(scores, prompt, row, sample, *, max_tokens, seed, eot_id, choice
 @pytest.mark.parametrize("temperature, top_k, top_p", [(0.0, 0, 1.0), (0.8, 0, 1.0), (1.5, 9, 0.9)])
 def test_equals_recomputing_every_token_without_a_cache(gpt, temperature, top_k, top_p):
     options = dict(temperature=temperature, top_k=top_k, top_p=top_p)
-    found = decoding.sample(
-        *gpt, PROMPTS, max_tokens=12, eot_id=EOT, samples=2, seed=4, **options
-    )
+    found = decoding.sample(*gpt, PROMPTS, max_tokens=12, eot_id=EOT, samples=2, seed=4, **options)
     scores = slow_scores(gpt)
     choice = decoding.Choice(**{name: jnp.asarray(value) for name, value in options.items()})
     for row, prompt in enumerate(PROMPTS):
@@ -68,7 +67,7 @@ def test_the_last_position_is_used_and_no_more(gpt):
     scores = slow_scores(gpt)
     for i in range(5):
         assert found[i] == scores(prompt + found[:i]).argmax()
-    with pytest.raises(UserError, match="leaves 5 of the model's 64 positions"):
+    with pytest.raises(UserError, match="room for 5 new ones in the model's 64 positions"):
         decoding.sample(*gpt, [prompt], max_tokens=6, eot_id=None)
 
 
@@ -91,20 +90,20 @@ def test_draws_depend_on_seed_row_sample_and_token_only(gpt):
         return decoding.sample(*gpt, prompts, eot_id=None, **options)
 
     found = run()
-    assert run(batch_size=1) == run(batch_size=3) == found
-    assert run(PROMPTS[:2]) == found[:2]
-    assert [texts[:2] for texts in run(samples=3)] == found
+    assert run(batch_size=1) == found
+    assert run(PROMPTS[:3]) == found[:3]
+    assert [texts[:1] for texts in found] == run(samples=1)
     assert [[text[:7] for text in texts] for texts in found] == run(max_tokens=7)
     assert run(seed=2) != found
-    rows = run([PROMPTS[0]] * 3)
-    assert rows[0] == found[0] and rows[1] != rows[0] and rows[2] != rows[0]
+    again = run([PROMPTS[0]] * 3)
+    assert again[0] == found[0] and again[1] != again[0] and again[2] != again[0]
 
 
 def draws(logits, count, **options):
     options = dict(temperature=1.0, top_k=0, top_p=1.0) | options
     choice = decoding.Choice(**{name: jnp.asarray(value) for name, value in options.items()})
     keys = jax.random.split(jax.random.key(0), count)
-    tokens = jax.jit(decoding.choose)(jnp.tile(jnp.asarray(logits), (count, 1)), keys, choice)
+    tokens = choose(jnp.tile(logits, (count, 1)), keys, choice)
     return np.bincount(np.asarray(tokens), minlength=len(logits))
 
 
@@ -229,7 +228,9 @@ def published(tmp_path_factory):
     config = transformers.GPT2Config(**sizes, bos_token_id=EOT, eos_token_id=EOT, pad_token_id=EOT)
     theirs = transformers.GPT2LMHeadModel(config).eval()
     for p in theirs.parameters():
-        p.data.normal_(0, 0.3)
+        p.data += (0.4 if p.ndim > 1 else 0.1) * torch.randn_like(p)
+    ln_f, wte = theirs.transformer.ln_f, theirs.transformer.wte
+    ln_f.bias.data += 0.3 * wte.weight.data[EOT]  # so that some texts end
     theirs.save_pretrained(folder)
     loaded = huggingface.load(folder)
     model = loaded.model | {"dtype": "float32", "remat": "none"}

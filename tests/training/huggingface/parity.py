@@ -5,6 +5,8 @@ import pathlib
 import jax
 import ml_collections
 import numpy as np
+import optax
+import safetensors.numpy
 
 from model import batch as batch_lib
 from model import objectives
@@ -20,11 +22,8 @@ def build(model, objective, **knobs):
 
 def random_params(objective, seed=0):
     """Returns parameters without any 0 or 1, or two exchanged vectors would go unnoticed."""
-    example = {name: np.zeros((1,) * len(f.axes), f.dtype) for name, f in batch_lib.FIELDS.items()}
-    shapes = jax.eval_shape(
-        lambda key: state.unbox(objective.init(key, example, train=False)["params"]),
-        jax.random.key(0),
-    )
+    init = state.Init(objective, optax.identity())
+    shapes = state.unbox(jax.eval_shape(init, jax.random.key(0)).params)
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
 
@@ -41,6 +40,13 @@ def assert_same_bits(ours, theirs):
         assert value.dtype == theirs[path].dtype == np.float32
         assert value.shape == theirs[path].shape
         assert value.tobytes() == theirs[path].tobytes(), path
+
+
+def change_tensors(folder, change):
+    """Rewrites the weights of a published checkpoint with `change(tensors)`."""
+    path = folder / "model.safetensors"
+    tensors = {k: v.copy() for k, v in safetensors.numpy.load_file(path).items()}
+    safetensors.numpy.save_file(change(tensors), path)
 
 
 class Oracle:

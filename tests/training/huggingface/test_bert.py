@@ -43,7 +43,7 @@ def torch_bert(kind="BertForPreTraining", **changes):
 
 
 def make_batch(vocab_size, token_types, rows, length):
-    """Returns our batch for rows of different lengths, padded on the right, all tokens predicted."""
+    """Returns our batch for rows of different lengths, padded on the right."""
     rng = np.random.default_rng(rows * length)
     real = np.arange(length) < rng.integers((length + 1) // 2, length + 1, (rows, 1))
     real[0] = True
@@ -183,13 +183,6 @@ def saved(tmp_path):
     return tmp_path / "hf", params
 
 
-def change_tensors(folder, change):
-    """Rewrites model.safetensors with `change(tensors)`."""
-    path = folder / "model.safetensors"
-    tensors = {k: v.copy() for k, v in safetensors.numpy.load_file(path).items()}
-    safetensors.numpy.save_file(change(tensors), path)
-
-
 def change_config(folder, **changes):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -243,7 +236,7 @@ def only_copies(tensors):
 )
 def test_imports_all_published_names(saved, change):
     folder, params = saved
-    change_tensors(folder, change)
+    parity.change_tensors(folder, change)
     published = huggingface.load(folder)
     assert (published.missing, published.unexpected) == ([], [])
     parity.assert_same_bits(published.params, params)
@@ -252,7 +245,7 @@ def test_imports_all_published_names(saved, change):
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float64])
 def test_imports_other_float_types_as_float32(saved, dtype):
     folder, params = saved
-    change_tensors(folder, lambda tensors: {k: v.astype(dtype) for k, v in tensors.items()})
+    parity.change_tensors(folder, lambda tensors: {k: v.astype(dtype) for k, v in tensors.items()})
     expected = {k: v.astype(dtype).astype(np.float32) for k, v in parity.leaves(params).items()}
     ours = parity.leaves(huggingface.load(folder).params)
     for path, value in expected.items():
@@ -283,7 +276,7 @@ def test_names_what_it_leaves_out(saved):
     folder, params = saved
     extra = {"bert.encoder.layer.0.adapter.weight": np.ones(3, np.float32)}
     extra["classifier.weight"] = np.ones((3, 12), np.float32)
-    change_tensors(folder, lambda tensors: tensors | extra)
+    parity.change_tensors(folder, lambda tensors: tensors | extra)
     published = huggingface.load(folder)
     assert published.unexpected == sorted(extra)
     parity.assert_same_bits(published.params, params)
@@ -323,7 +316,7 @@ BAD_TENSORS = {
 def test_refuses_bad_tensors(saved, name):
     folder, _ = saved
     change, message = BAD_TENSORS[name]
-    change_tensors(folder, change)
+    parity.change_tensors(folder, change)
     with pytest.raises(UserError, match=message):
         huggingface.load(folder)
 

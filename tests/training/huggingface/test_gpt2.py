@@ -6,7 +6,6 @@ import ml_dtypes
 import numpy as np
 import parity
 import pytest
-import safetensors.numpy
 
 from errors import UserError
 from training import huggingface
@@ -132,13 +131,6 @@ def saved(tmp_path):
     return tmp_path / "hf", params
 
 
-def change_tensors(folder, change):
-    """Rewrites model.safetensors with `change(tensors)`."""
-    path = folder / "model.safetensors"
-    tensors = {k: v.copy() for k, v in safetensors.numpy.load_file(path).items()}
-    safetensors.numpy.save_file(change(tensors), path)
-
-
 def test_import_of_export_is_the_same_bit_for_bit(tmp_path):
     model, objective, params = random_model()
     huggingface.save(tmp_path / "a", model, objective, params)
@@ -177,7 +169,7 @@ def only_copy(tensors):
 @pytest.mark.parametrize("change", [as_released, with_copy, only_copy], ids=lambda f: f.__name__)
 def test_imports_all_published_names(saved, change):
     folder, params = saved
-    change_tensors(folder, change)
+    parity.change_tensors(folder, change)
     published = huggingface.load(folder)
     assert (published.missing, published.unexpected) == ([], [])
     parity.assert_same_bits(published.params, params)
@@ -185,7 +177,7 @@ def test_imports_all_published_names(saved, change):
 
 def test_imports_bfloat16_as_float32(saved):
     folder, params = saved
-    change_tensors(folder, lambda t: {k: v.astype(ml_dtypes.bfloat16) for k, v in t.items()})
+    parity.change_tensors(folder, lambda t: {k: v.astype(ml_dtypes.bfloat16) for k, v in t.items()})
     ours = parity.leaves(huggingface.load(folder).params)
     for path, value in parity.leaves(params).items():
         np.testing.assert_array_equal(ours[path], value.astype(ml_dtypes.bfloat16))
@@ -193,7 +185,7 @@ def test_imports_bfloat16_as_float32(saved):
 
 def test_names_what_it_leaves_out(saved):
     folder, _ = saved
-    change_tensors(folder, lambda t: t | {"multiple_choice_head.summary.bias": np.zeros(1)})
+    parity.change_tensors(folder, lambda t: t | {"multiple_choice_head.summary.bias": np.zeros(1)})
     assert huggingface.load(folder).unexpected == ["multiple_choice_head.summary.bias"]
 
 

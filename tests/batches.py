@@ -1,0 +1,38 @@
+"""Random batches of any shape for tests of networks and steps."""
+
+import numpy as np
+
+
+def masked_lm(rows, length, predictions, vocab, *, seed=0, padding=0):
+    """A batch of segment pairs whose last `padding` tokens are padding."""
+    rng = np.random.default_rng(seed)
+    ids = np.ones((rows, length), np.int32)
+    ids[:, length - padding :] = 0
+    order = np.argsort(rng.random((rows, length - padding)), axis=1)[:, :predictions]
+    types = np.zeros((rows, length), np.int32)
+    types[:, length // 2 : length - padding] = 1
+    return {
+        "tokens": rng.integers(5, vocab, (rows, length)).astype(np.int32) * ids,
+        "token_types": types,
+        "segment_ids": ids,
+        "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        "masked_positions": np.sort(order, axis=1).astype(np.int32),
+        "targets": rng.integers(5, vocab, (rows, predictions)).astype(np.int32),
+        "weights": (rng.random((rows, predictions)) < 0.8).astype(np.float32),
+        "pair_positions": np.zeros((rows, 1), np.int32),
+        "pair_labels": rng.integers(0, 2, (rows, 1)).astype(np.int32),
+        "pair_weights": np.ones((rows, 1), np.float32),
+    }
+
+
+def causal_lm(rows, length, vocab, *, seed=0):
+    """A batch of token windows."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, vocab, (rows, length + 1)).astype(np.int32)
+    return {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "weights": np.ones((rows, length), np.float32),
+        "segment_ids": np.ones((rows, length), np.int32),
+        "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+    }

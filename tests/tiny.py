@@ -1,0 +1,36 @@
+"""The smallest configs, objectives and parameters that tests share."""
+
+import functools
+
+import jax
+import ml_collections
+import optax
+
+from configs import bert, gpt2
+from model import objectives
+from training import state
+
+VOCAB = 97  # divides by nothing, as 50257 does
+
+
+def config(page: str, **overrides) -> ml_collections.ConfigDict:
+    """BERT or GPT-2, two layers of width 32, float32 and without dropout unless overridden."""
+    c = {"bert": bert, "gpt2": gpt2}[page].get_config("tiny,quick=1")
+    c.model.update(width=32, heads=4, depth=2, vocab_size=VOCAB, max_positions=64)
+    c.model.update(dtype="float32", dropout=0.0, attention_dropout=0.0)
+    c.update_from_flattened_dict(overrides)
+    return c
+
+
+def objective(c):
+    return objectives.build(c, "cpu")
+
+
+@functools.cache
+def _params(key: str, make):
+    return state.unbox(jax.jit(state.Init(make, optax.identity()))(jax.random.key(0)).params)
+
+
+def params(c):
+    """Freshly made parameters of a config."""
+    return _params(c.to_json_best_effort(), objective(c))

@@ -1,0 +1,148 @@
+"""Schedules at their corners, BERT's Adam by hand, decay and freezing by path, LAMB by layer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import common
+from errors import UserError
+from training import optimizer
+
+PARAMS = {
+    "stack": {"blocks": {"up": {"kernel": jnp.ones((3, 4, 5)), "bias": jnp.ones((3, 5))}}},
+    "norm": {"scale": jnp.full((4,), 2.0), "bias": jnp.ones((4,))},
+    "table": jnp.arange(8.0).reshape(2, 4),
+}
+
+
+def config(**overrides):
+    c = common.optim()
+    c.update(schedule="constant", lr=0.1, clip_norm=0.0, **overrides)
+    return c
+
+
+def gradients(seed=0):
+    leaves, tree = jax.tree.flatten(PARAMS)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return tree.unflatten([jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("constant", {0: 0, 5: 0.5, 10: 1, 60: 1, 110: 1}),
+        ("linear", {0: 0, 5: 0.5, 10: 1, 60: 0.55, 110: 0.1, 200: 0.1}),
+        ("cosine", {0: 0, 5: 0.5, 10: 1, 60: 0.55, 110: 0.1, 200: 0.1}),
+        ("linear_from_start", {0: 0, 5: 0.5, 9: 0.9, 11: 0.91, 55: 0.55, 110: 0.1}),
+    ],
+)
+def test_schedules(name, expected):
+    c = config()
+    c.update(schedule=name, lr=1.0, warmup_steps=10, final_lr=0.1)
+    schedule = optimizer.schedule(c, 110)
+    for step, lr in expected.items():
+        assert float(schedule(jnp.asarray(step))) == pytest.approx(lr, abs=1e-6)
+
+
+def test_decay_steps_end_the_schedule_elsewhere():
+    c = config()
+    c.update(schedule="linear", lr=1.0, decay_steps=200)
+    assert float(optimizer.schedule(c, 100)(jnp.asarray(100))) == pytest.approx(0.5)
+
+
+def test_adamw_equals_optax():
+    c = config(weight_decay=0.01, no_decay=(), b1=0.8, b2=0.95, eps=1e-6)
+    ours = optimizer.build(c, 10)
+    theirs = optax.adamw(0.1, 0.8, 0.95, 1e-6, weight_decay=0.01)
+    a, b = PARAMS, PARAMS
+    sa, sb = ours.init(a), theirs.init(b)
+    for i in range(3):
+        u, sa = ours.update(gradients(i), sa, a)
+        a = optax.apply_updates(a, u)
+        u, sb = theirs.update(gradients(i), sb, b)
+        b = optax.apply_updates(b, u)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
+
+
+def test_bert_adam_has_no_bias_correction():
+    """Two steps written out from optimization.py."""
+    c = config(weight_decay=0.01, no_decay=(), eps=1e-6, bias_correction=False)
+    ours = optimizer.build(c, 10)
+    p, m, v = np.asarray(PARAMS["table"]), 0.0, 0.0
+    params, state = PARAMS, ours.init(PARAMS)
+    for i in range(2):
+        g = np.asarray(gradients(i)["table"])
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        p = p - 0.1 * (m / (np.sqrt(v) + 1e-6) + 0.01 * p)
+        u, state = ours.update(gradients(i), state, params)
+        params = optax.apply_updates(params, u)
+    np.testing.assert_allclose(params["table"], p, rtol=2e-5)
+
+
+def test_biases_and_norms_do_not_decay():
+    ours = optimizer.build(config(weight_decay=0.5), 10)
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = ours.update(zeros, ours.init(PARAMS), PARAMS)
+    assert (updates["table"] == -0.1 * 0.5 * PARAMS["table"]).all()
+    assert (updates["stack"]["blocks"]["up"]["kernel"] < 0).all()
+    for still in (updates["norm"]["scale"], updates["norm"]["bias"]):
+        assert (still == 0).all()
+    assert (updates["stack"]["blocks"]["up"]["bias"] == 0).all()
+
+
+def test_frozen_parameters_stay_and_cost_no_state():
+    ours = optimizer.build(config(frozen=("^stack/", "table")), 10)
+    state = ours.init(PARAMS)
+    trained = sum(x.size for x in jax.tree.leaves(PARAMS["norm"]))
+    assert sum(x.size for x in jax.tree.leaves(state) if x.ndim) == 2 * trained
+    updates, _ = ours.update(gradients(), state, PARAMS)
+    assert (updates["table"] == 0).all() and (updates["norm"]["scale"] != 0).all()
+
+
+def test_lamb_treats_each_layer_of_a_stack_alone():
+    c = config(weight_decay=0.01, no_decay=())
+    c.name = "lamb"
+    ours, theirs = optimizer.build(c, 10), optax.lamb(0.1, 0.9, 0.999, 1e-8, weight_decay=0.01)
+    grads, _ = gradients(), None
+    got, _ = ours.update(grads, ours.init(PARAMS), PARAMS)
+    for layer in range(3):
+        one, g = ({"k": t["stack"]["blocks"]["up"]["kernel"][layer]} for t in (PARAMS, grads))
+        want, _ = theirs.update(g, theirs.init(one), one)
+        np.testing.assert_allclose(
+            got["stack"]["blocks"]["up"]["kernel"][layer], want["k"], rtol=1e-5
+        )
+    table, g = {"t": PARAMS["table"]}, {"t": grads["table"]}
+    want, _ = theirs.update(g, theirs.init(table), table)
+    np.testing.assert_allclose(got["table"], want["t"], rtol=1e-5)
+
+
+def test_clipping_uses_the_global_norm():
+    c = config(weight_decay=0.0)
+    c.update(clip_norm=1e-3, eps=1.0)  # so large an eps keeps Adam linear in the gradient
+    clipped, plain = optimizer.build(c, 10), optimizer.build(config(weight_decay=0.0, eps=1.0), 10)
+    g = gradients()
+    scale = 1e-3 / optax.tree.norm(g)
+    small = jax.tree.map(lambda x: x * scale, g)
+    a, _ = clipped.update(g, clipped.init(PARAMS), PARAMS)
+    b, _ = plain.update(small, plain.init(PARAMS), PARAMS)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), a, b)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("name", "adam2", "Choose one of: adamw, lamb"),
+        ("schedule", "cosin", "Did you mean 'cosine'"),
+        ("no_decay", ("(",), "config.optim.no_decay"),
+        ("frozen", ("[",), "config.optim.frozen"),
+        ("lr", -1.0, "must not be negative"),
+        ("warmup_steps", 11, "between 0 and"),
+    ],
+)
+def test_wrong_values_are_told(key, value, message):
+    c = config()
+    c[key] = value
+    with pytest.raises(UserError, match=message):
+        optimizer.build(c, 10)

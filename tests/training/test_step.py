@@ -1,0 +1,223 @@
+"""The one step: equal on every mesh and in microbatches, as sharded as declared, golden."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import batches
+import tiny
+from errors import UserError
+from training import optimizer, sharding, state, step
+
+MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
+
+
+def make_batch(page, rows=16, length=16):
+    if page == "bert":
+        return batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=2)
+    return batches.causal_lm(rows, length, tiny.VOCAB)
+
+
+class Run:
+    """A sharded state and a compiled step."""
+
+    def __init__(self, c, shape, devices):
+        c.mesh.update(dict(zip(sharding.AXES, shape, strict=True)))
+        self.mesh = sharding.make_mesh(c.mesh, devices[: int(np.prod(shape))])
+        self.rules = sharding.check_rules(c.rules)
+        self.objective = tiny.objective(c)
+        self.init = state.Init(self.objective, optimizer.build(c.optim, c.total_steps))
+        self.schedule = optimizer.schedule(c.optim, c.total_steps)
+        self.microbatches = c.microbatches
+        with self.inside():
+            self.abstract = self.init.abstract(self.mesh, self.rules)
+            self.state = self.init.sharded(jax.random.key(0), self.abstract)
+
+    def inside(self):
+        return _both(jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules))
+
+    def compile(self, batch):
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
+        function = step.make_train_step(
+            self.objective, self.init.optimizer, self.schedule, self.microbatches
+        )
+        batch = jax.device_put(batch, sharding.batch_sharding(self.mesh))
+        with self.inside():
+            jitted = jax.jit(function, out_shardings=(shardings, sharding.replicated(self.mesh)))
+            lowered = jitted.lower(self.state, batch, jax.random.key(1))
+            return lowered, lowered.compile(), batch
+
+    def losses(self, batch, steps=3):
+        _, compiled, batch = self.compile(batch)
+        results, current = [], self.state
+        for _ in range(steps):
+            current, metrics = compiled(current, batch, jax.random.key(1))
+            results.append((float(metrics["loss"]), float(metrics["grad_norm"])))
+        return np.array(results)
+
+
+class _both:
+    def __init__(self, *contexts):
+        self.contexts = contexts
+
+    def __enter__(self):
+        for context in self.contexts:
+            context.__enter__()
+
+    def __exit__(self, *error):
+        for context in reversed(self.contexts):
+            context.__exit__(*error)
+
+
+@pytest.fixture(scope="module")
+def reference(devices):
+    cache = {}
+
+    def get(page):
+        if page not in cache:
+            c = tiny.config(page, **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
+            cache[page] = Run(c, (1, 1, 1), devices).losses(make_batch(page))
+        return cache[page]
+
+    return get
+
+
+@pytest.mark.parametrize("page", ["bert", "gpt2"])
+@pytest.mark.parametrize("shape", MESHES[1:])
+def test_every_mesh_gives_the_same_losses(page, shape, devices, reference, capfd):
+    c = tiny.config(page, **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
+    got = Run(c, shape, devices).losses(make_batch(page))
+    np.testing.assert_allclose(got, reference(page), rtol=2e-5)
+    assert got[-1, 0] < got[0, 0]  # it learns, too
+    assert "rematerialization" not in capfd.readouterr().err.lower()
+
+
+@pytest.mark.parametrize("page", ["bert", "gpt2"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
+def test_microbatches_change_nothing(page, shape, devices):
+    """Without dropout, whose masks are drawn by microbatch. Weights differ between the slices."""
+    batch = make_batch(page)
+    batch["weights"] = np.where(np.arange(16)[:, None] % 2, batch["weights"], 0).astype(np.float32)
+    whole = Run(tiny.config(page), (1, 1, 1), devices).losses(batch)
+    parts = Run(tiny.config(page, microbatches=2), shape, devices).losses(batch)
+    np.testing.assert_allclose(parts, whole, rtol=2e-5)
+
+
+def test_no_device_holds_more_than_its_part(devices):
+    c = tiny.config("bert", **{"model.vocab_size": 96})
+    run = Run(c, (1, 8, 1), devices)
+    params = run.state.params
+    total = sum(x.nbytes for x in jax.tree.leaves(params))
+    held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(params))
+    assert held < total / 4  # biases and norms are whole, all else is an eighth
+    for moment in jax.tree.leaves(run.state.opt_state):
+        if moment.ndim >= 2:
+            assert not moment.sharding.is_fully_replicated
+
+
+def test_tensor_parallel_parameters_are_cut_where_the_rules_say(devices):
+    run = Run(tiny.config("bert"), (2, 2, 2), devices)
+    blocks = run.state.params["network"]["stack"]["blocks"]
+
+    def spec(x):
+        return tuple(x.sharding.spec)
+
+    assert spec(blocks["attention"]["query"]["kernel"]) == (None, "fsdp", "tensor", None)
+    assert spec(blocks["mlp"]["down"]["kernel"]) == (None, "tensor", "fsdp")
+    # 97 tokens divide by nothing: the table stays whole along them.
+    assert spec(run.state.params["network"]["embedder"]["tokens"]["table"]) == (None, "fsdp")
+
+
+def test_activation_constraints_reach_the_compiler(devices):
+    lowered, compiled, _ = Run(tiny.config("bert"), (2, 2, 2), devices).compile(make_batch("bert"))
+    text = lowered.as_text()
+    constraints = re.findall(r"sdy.sharding_constraint|@Sharding", text)
+    assert len(constraints) >= 5, "constraints are dropped silently outside jax.set_mesh"
+    assert "all-reduce" in compiled.as_text()
+
+
+def test_the_weights_of_microbatches_cost_no_second_forward_pass(devices):
+    """The pass over the whole batch that finds the terms' weights is dead code but for them."""
+    c = tiny.config("bert")
+    run = Run(c, (1, 1, 1), devices)
+    batch = make_batch("bert")
+    _, compiled, _ = run.compile(batch)
+    grads = jax.jit(
+        jax.grad(
+            lambda p: sum(
+                t.value
+                for t in run.objective.apply(
+                    {"params": p}, batch, train=True, rngs={"dropout": jax.random.key(0)}
+                )[0].values()
+            )
+        )
+    )
+    alone = grads.lower(run.state.params).compile().as_text()
+
+    def loops(text):
+        return len(re.findall(r" while\(", text))
+
+    assert loops(compiled.as_text()) <= loops(alone)
+
+
+GOLDEN = {  # loss and gradient norm of the first three steps, recorded on the CPU in float32
+    "bert": [],
+    "gpt2": [],
+}
+
+
+@pytest.mark.parametrize("page", ["bert", "gpt2"])
+def test_golden_steps(page, reference):
+    np.testing.assert_allclose(reference(page), GOLDEN[page], rtol=1e-4)
+
+
+@pytest.mark.parametrize("page", ["bert", "gpt2"])
+def test_bfloat16_stays_near_float32(page, devices, reference):
+    overrides = {"model.dropout": 0.1, "model.attention_dropout": 0.1, "model.dtype": "bfloat16"}
+    got = Run(tiny.config(page, **overrides), (1, 1, 1), devices).losses(make_batch(page))
+    np.testing.assert_allclose(got[:, 0], reference(page)[:, 0], rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        ({"data": 3, "fsdp": 1, "tensor": 1}, "does not fit 8 device"),
+        ({"data": -1, "fsdp": -1, "tensor": 1}, "may hold one -1"),
+        ({"data": -1, "fsdp": 3, "tensor": 1}, "does not fit 8 device"),
+        ({"data": 0, "fsdp": 1, "tensor": 1}, "at least 1"),
+    ],
+)
+def test_wrong_meshes_are_told(mesh, message, devices):
+    with pytest.raises(UserError, match=message):
+        sharding.make_mesh(mesh, devices)
+
+
+def test_the_mesh_is_filled_in(devices):
+    mesh = sharding.make_mesh({"data": 2, "fsdp": -1, "tensor": 2}, devices)
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices).shape["data"] == 8
+
+
+def test_wrong_batch_and_rules_are_told(devices):
+    mesh = sharding.make_mesh({"data": 4, "fsdp": 2, "tensor": 1}, devices)
+    with pytest.raises(UserError, match="must be a multiple of"):
+        sharding.check_batch(24, 2, mesh)
+    with pytest.raises(UserError, match="the mesh has data, fsdp, tensor"):
+        sharding.check_rules([("embed", "model")])
+    run = state.Init(tiny.objective(tiny.config("bert")), optimizer.build(tiny.config("bert").optim, 9))
+    with pytest.raises(UserError, match="no entry for the parameter axis"):
+        run.abstract(mesh, (("embed", "fsdp"),))
+
+
+def test_lr_and_tokens_are_reported(devices):
+    run = Run(tiny.config("bert"), (1, 1, 1), devices)
+    batch = make_batch("bert")
+    _, compiled, placed = run.compile(batch)
+    _, metrics = compiled(run.state, placed, jax.random.key(0))
+    assert float(metrics["lr"]) == 0.0  # step 0 of a warm-up
+    assert int(metrics["tokens"]) == (batch["segment_ids"] > 0).sum()
+    assert jnp.isclose(metrics["loss"], metrics["masked_lm"] + metrics["next_sentence"])
