@@ -22,13 +22,12 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 import errors
-from data_pipeline import loader, pipeline
+from data_pipeline import loader, pipeline, progress
 from evaluation import evaluate
 from model import objectives
 from training import (
     checkpoint,
     optimizer,
-    progress,
     sharding,
     telemetry,
     warm_start,
@@ -71,7 +70,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
 
     # The text: vocabulary, shards and examples are made where they are missing.
     warm_start.use_vocabulary(config)
-    with progress.preparing() as report:
+    with progress.shown() as report:
         data = pipeline.prepare_data(config, workdir / "tokenizer", report)
 
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):

@@ -359,7 +359,8 @@ def _limits(objective, prompts, max_tokens, eot_id, vocab_size):
         _require(
             max_tokens <= left,
             f"Prompt {i} has {len(prompt)} tokens, which leaves room for {left} new ones in the "
-            f"model's {config.max_positions} positions: lower max_tokens={max_tokens} or shorten it.",
+            f"model's {config.max_positions} positions: lower max_tokens={max_tokens}, or shorten "
+            "it.",
         )
     return Limits(
         max_tokens=jnp.int32(max_tokens),

@@ -138,14 +138,29 @@ class Embed(nn.Module):
 
     def __call__(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
         """Looks vectors up; the result is in `types.compute`."""
-        # Gather the table's width over `fsdp` before the lookup: the rows of the batch are sharded
-        # over the same mesh axis, and XLA would otherwise rematerialize the result.
-        table = nn.with_logical_constraint(self.table.astype(self.types.compute), (self.axis, None))
-        return jnp.take(table, index, axis=0)
+        return jnp.take(self._gathered().astype(self.types.compute), index, axis=0)
 
     def logits(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Scores against every entry: x table^T, in `types.compute`."""
-        return product(x, self.table, self.types, True)
+        return product(x, self._gathered(), self.types, True)
+
+    def _gathered(self) -> Float[Array, "V D"]:
+        """The table with its width gathered over `fsdp`, over which the rows of a batch lie too.
+
+        Without this step XLA rematerializes what is looked up.
+        """
+        return nn.with_logical_constraint(self.table, (self._vocabulary_axis(), None))
+
+    def _vocabulary_axis(self) -> str | None:
+        """The axis of the entries, or None where the mesh does not divide them.
+
+        A parameter that does not divide is whole (training/sharding.py); XLA gets from there to
+        uneven parts by itself, but not while it gathers the width.
+        """
+        axes = nn.logical_to_mesh_axes((self.axis,))[0] or ()
+        mesh = jax.sharding.get_abstract_mesh()
+        parts = math.prod(mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes))
+        return self.axis if self.entries % parts == 0 else None
 
 
 class Norm(nn.Module):

@@ -18,7 +18,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from configs import common
-from data_pipeline import loader, pipeline
+from data_pipeline import loader, pipeline, progress
 from errors import UserError, exit_on_user_error, parse_flags
 from evaluation import evaluate, load
 from training import sharding
@@ -28,8 +28,10 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A workdir or a Hugging Face folder.", required=True
 )
 _STEP = flags.DEFINE_string("step", None, 'A step of the workdir, or "best"; default: the newest.')
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Rows at a time; default: as in training.")
-_BATCHES = flags.DEFINE_integer("batches", 0, "The most batches; 0: all held-out documents.")
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Rows at a time; default: as in training.", lower_bound=1
+)
+_BATCHES = flags.DEFINE_integer("batches", 0, "The most batches; 0: all.", lower_bound=0)
 _JSON = flags.DEFINE_string("json", None, "A file for the results.")
 _DATA = config_flags.DEFINE_config_dict("data", common.data())
 
@@ -50,7 +52,8 @@ def main(argv):
     config = model.config
     if _BATCH_SIZE.value is not None:
         config.batch_size = _BATCH_SIZE.value
-    data = _prepare(pathlib.Path(_CHECKPOINT.value).expanduser(), config)
+    with progress.shown() as report:
+        data = _prepare(pathlib.Path(_CHECKPOINT.value).expanduser(), config, report)
 
     steps = -(-len(data.valid) // config.batch_size)  # the last batch is filled with padding
     steps = min(steps, _BATCHES.value or steps)
@@ -72,16 +75,20 @@ def main(argv):
     for name, value in results.items():
         print(f"{name:24} {value:.4f}")
     if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(results, indent=1) + "\n")
+        try:
+            pathlib.Path(_JSON.value).write_text(json.dumps(results, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"--json={_JSON.value} cannot be written: {error}.") from error
 
 
-def _prepare(checkpoint: pathlib.Path, config) -> pipeline.Data:
+def _prepare(checkpoint: pathlib.Path, config, report) -> pipeline.Data:
     """Returns the data of the config, cut with the vocabulary that the checkpoint brings."""
     own = checkpoint / "tokenizer"
     if not own.is_dir():
-        return pipeline.prepare_data(config)  # a published one: `load` has set the path
+        # A published one: `load` has set the path.
+        return pipeline.prepare_data(config, progress=report)
     config.data.tokenizer.path = None  # the run has its own copy of what was there
-    return pipeline.prepare_data(config, own)
+    return pipeline.prepare_data(config, own, report)
 
 
 def _bits_per_byte(loss: float, manifest: dict) -> float:

@@ -80,7 +80,9 @@ def test_imports_run_downwards(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_wings_and_length(path):
     me, names = module_name(path), imported(path)
-    if me.startswith("configs") or (me.startswith("data_pipeline") and me != "data_pipeline.loader"):
+    if me.startswith("configs") or (
+        me.startswith("data_pipeline") and me != "data_pipeline.loader"
+    ):
         heavy = {"jax", "flax", "optax", "orbax"}
         assert not heavy & {n.partition(".")[0] for n in names}, f"{me} must not need JAX"
     if me.startswith("data_pipeline"):

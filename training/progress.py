@@ -4,7 +4,7 @@ import collections
 import contextlib
 import datetime
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import rich.console
 import rich.progress
@@ -140,35 +140,3 @@ class Progress:
 
 def _clock_time(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
-
-
-@contextlib.contextmanager
-def preparing() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Yields report(what, done, total): a bar for each kind of work, or plain lines."""
-    console = rich.console.Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        yield _Lines(console)
-        return
-    with rich.progress.Progress(console=console) as bars:
-        tasks = {}
-
-        def report(what, done, total):
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield report
-
-
-class _Lines:
-    """Prints progress as plain lines: the first and last of each kind of work, else every 5 s."""
-
-    def __init__(self, console: rich.console.Console):
-        self._console, self._what, self._said = console, None, 0.0
-
-    def __call__(self, what: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if what != self._what or done == total or now - self._said > 5:
-            share = "" if not total else f" {done / total:.0%}"
-            self._console.print(f"{what}{share}", markup=False)
-            self._what, self._said = what, now

@@ -77,7 +77,9 @@ def test_gpt2_residual_init_follows_depth():
     assert config.model.residual_init_std == pytest.approx(0.00204, abs=1e-5)
 
 
-@pytest.mark.parametrize("arg", ["huge", "base,phase=3", "base,quik=1", "base,phase=x", "tiny,base"])
+@pytest.mark.parametrize(
+    "arg", ["huge", "base,phase=3", "base,quik=1", "base,phase=x", "tiny,base"]
+)
 def test_wrong_arguments_are_told(arg):
     with pytest.raises(ValueError, match="Unknown|must be|key=value"):
         load("bert", arg)

@@ -1,45 +1,37 @@
-"""Tiny models with large random weights: each token matters to the scores of the next."""
+"""Tiny models with large random weights, so that each token matters, and their workdirs."""
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import pytest
+import tiny
 
-from configs import common
+from data_pipeline import tokenizers
 from evaluation import load
 from model import objectives
-from training import sharding
+from training import checkpoint, sharding
 
-
-def _config(name, network, **knobs):
-    config = common.base()
-    config.model = common.network(
-        network, width=16, depth=2, heads=2, dtype="float32", remat="none", dropout=0.0, **knobs
-    )
-    config.objective = ml_collections.ConfigDict(name)
-    return config
+TEXT = "the quick brown fox jumps over the lazy dog . a cat sat on the mat and it slept"
+SIZES = {"model.width": 16, "model.heads": 2, "model.vocab_size": 40}
 
 
 @pytest.fixture(scope="session")
 def gpt_config():
     """A decoder with a vocabulary of 40 and 64 positions."""
-    knobs = dict(vocab_size=40, max_positions=64, norm_first=True, norm_eps=1e-5)
-    return _config({"name": "causal_lm", "logit_chunks": 1}, "decoder", **knobs)
+    return tiny.config("gpt2", **SIZES)
 
 
 @pytest.fixture(scope="session")
 def bert_config():
     """An encoder with a vocabulary of 40 and 64 positions."""
-    knobs = dict(vocab_size=40, max_positions=64, token_types=2)
-    return _config({"name": "masked_lm", "next_sentence": True}, "encoder", **knobs)
+    return tiny.config("bert", **SIZES)
 
 
-def _random(config):
+def random_model(config, seed=3):
+    """Returns (objective, params)."""
     objective = objectives.build(config, "cpu")
     mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
-    abstract = load.abstract_params(objective, mesh, config.rules)
-    leaves, tree = jax.tree.flatten(abstract)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
+    leaves, tree = jax.tree.flatten(load.abstract_params(objective, mesh, config.rules))
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
     params = [0.4 * jax.random.normal(k, x.shape, jnp.float32) for k, x in zip(keys, leaves)]
     return objective, jax.tree.unflatten(tree, params)
 
@@ -47,10 +39,58 @@ def _random(config):
 @pytest.fixture(scope="session")
 def gpt(gpt_config):
     """(objective, params) of `gpt_config`."""
-    return _random(gpt_config)
+    return random_model(gpt_config)
 
 
 @pytest.fixture(scope="session")
 def bert(bert_config):
     """(objective, params) of `bert_config`."""
-    return _random(bert_config)
+    return random_model(bert_config)
+
+
+@pytest.fixture(scope="session")
+def wordpiece(tmp_path_factory):
+    """A WordPiece vocabulary of 24 whole words and pieces."""
+    words = sorted(set(TEXT.split()))
+    vocab = [*tokenizers.WORDPIECE_SPECIALS, *words, "##s", "un"]
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    path.write_text("\n".join(vocab) + "\n")
+    return tokenizers.load(path)
+
+
+@pytest.fixture(scope="session")
+def byte_bpe():
+    """A byte-level BPE vocabulary of a few words."""
+    return tokenizers.train("byte_bpe", [TEXT] * 4, 280, False)
+
+
+@pytest.fixture(scope="session")
+def make_workdir(tmp_path_factory):
+    """Returns make(config, tokenizer, {step: (params, metrics)}) -> a workdir like train.py's."""
+
+    def make(config, tokenizer, steps):
+        workdir = tmp_path_factory.mktemp("workdir")
+        (workdir / "config.json").write_text(config.to_json_best_effort())
+        tokenizer.save(workdir / "tokenizer")
+        checkpoints = checkpoint.Checkpointer(workdir / "checkpoints", keep=9, keep_best=0)
+        for step, (params, metrics) in steps.items():
+            checkpoints.save(step, {"params": params}, meta={}, metrics=metrics)
+        checkpoints.close()
+        return workdir
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def gpt_workdir(make_workdir, byte_bpe):
+    """(workdir, config, {step: params}) of a GPT; of its steps 1 and 2 the first is the better."""
+    config = tiny.config("gpt2", **SIZES | {"model.vocab_size": 290})
+    params = {step: random_model(config, step)[1] for step in (1, 2)}
+    steps = {step: (params[step], {"valid/loss": float(step)}) for step in params}
+    return make_workdir(config, byte_bpe, steps), config, params
+
+
+@pytest.fixture(scope="session")
+def bert_workdir(make_workdir, bert_config, bert, wordpiece):
+    """A BERT at step 1."""
+    return make_workdir(bert_config, wordpiece, {1: (bert[1], None)})

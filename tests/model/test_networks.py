@@ -1,5 +1,6 @@
 """What every network and objective must hold: masks, packing, rematerialization, cache."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import batches
 import tiny
 from errors import UserError
-from model import attention, networks
+from model import attention, networks, transformer
 
 
 def network_output(c, params, batch, **kwargs):
@@ -43,11 +44,10 @@ def influence(c, params, batch, token):
     network = networks.build(c.model, "cpu")
 
     def probe(noise):
-        def add(next_fun, args, kwargs, context):
-            y = next_fun(*args, **kwargs)
-            return y + noise if context.module.name == "embedder" else y
-
-        import flax.linen as nn
+        def add(call, args, kwargs, context):
+            y = call(*args, **kwargs)
+            ours = isinstance(context.module, transformer.Embedder)
+            return y + noise if ours and context.method_name == "__call__" else y
 
         with nn.intercept_methods(add):
             out = network.apply({"params": params["network"]}, batch, train=False)

@@ -26,7 +26,9 @@ def config(**overrides):
 def gradients(seed=0):
     leaves, tree = jax.tree.flatten(PARAMS)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return tree.unflatten([jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+    return tree.unflatten(
+        [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    )
 
 
 @pytest.mark.parametrize(

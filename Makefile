@@ -1,0 +1,37 @@
+# make demo, make test: each sets up what it needs (Python >= 3.11, a network for pip).
+PYTHON ?= python3
+VENV ?= .venv
+RUNS ?= runs
+BIN = $(VENV)/bin
+EXTRAS ?= dev
+
+.PHONY: install demo test test-slow lint
+
+install: $(VENV)/installed-$(EXTRAS)
+
+$(VENV)/installed-$(EXTRAS): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	touch $@
+
+demo: install
+	$(BIN)/python train.py --config=configs/bert.py:tiny --workdir=$(RUNS)/bert-tiny
+	$(BIN)/python scripts/evaluate.py --checkpoint=$(RUNS)/bert-tiny
+	$(BIN)/python scripts/generate.py --checkpoint=$(RUNS)/bert-tiny --top_k=5 \
+	  --prompt="Return a copy of the [MASK]." \
+	  --prompt="If the argument is omitted, the default [MASK] is used." \
+	  --prompt="This method raises a [MASK] if the key is not found."
+	$(BIN)/python train.py --config=configs/gpt2.py:tiny --workdir=$(RUNS)/gpt2-tiny
+	$(BIN)/python scripts/evaluate.py --checkpoint=$(RUNS)/gpt2-tiny
+	$(BIN)/python scripts/generate.py --checkpoint=$(RUNS)/gpt2-tiny --max_tokens=60 --top_p=0.9 \
+	  --prompt="Return the" --prompt="The class is" --prompt="If the file"
+
+test: install
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .

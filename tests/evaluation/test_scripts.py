@@ -1,0 +1,89 @@
+"""The two programs, each in a process of its own, as a user runs them."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run(script, *args, stdin="", status=0):
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, ROOT / "scripts" / script, *map(str, args)]
+    done = subprocess.run(
+        command, input=stdin, capture_output=True, text=True, env=env, encoding="utf-8"
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+def test_generate_continues(gpt_workdir):
+    workdir = gpt_workdir[0]
+    args = (f"--checkpoint={workdir}", "--max_tokens=8", "--samples=2", "--top_k=20")
+    text = run("generate.py", *args, "--prompt=the cat", "--prompts=-", stdin="a dog\n\n")
+    blocks = text.split("--- prompt ")
+    assert [block.split("\n")[0] for block in blocks[1:]] == [
+        "1, sample 1", "1, sample 2", "2, sample 1", "2, sample 2"
+    ]  # fmt: skip
+    assert blocks[1].split("\n", 1)[1].startswith("the cat")
+    assert blocks[4].split("\n", 1)[1].startswith("a dog")
+    again = run("generate.py", *args, "--prompt=the cat", "--prompt=a dog")
+    assert again == text
+
+
+def test_generate_fills_masks(bert_workdir):
+    text = run(
+        "generate.py",
+        f"--checkpoint={bert_workdir}",
+        "--prompt=the [MASK] sat on the [MASK] .",
+        "--top_k=3",
+    )
+    sentence, *masks = text.splitlines()
+    assert sentence == "the [MASK] sat on the [MASK] ."
+    assert [mask.split(":")[0] for mask in masks] == ["  mask 1", "  mask 2"]
+    assert all(mask.count("%") == 3 for mask in masks)
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ((), "There is nothing to do"),
+        (("--prompts=/no/such/file",), "/no/such/file cannot be read"),
+        (("--prompt=the", "--beams=2", "--top_k=3"), "Beam search does not draw"),
+    ],
+)
+def test_generate_tells_mistakes_in_a_line(gpt_workdir, args, message):
+    error = run("generate.py", f"--checkpoint={gpt_workdir[0]}", *args, status=2)
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_evaluate(gpt_workdir, byte_bpe, tmp_path):
+    workdir, config, _ = gpt_workdir
+    # All documents have as many tokens and bytes: it does not matter which are held out.
+    documents = [f"the cat sat on mat {i} and it slept ." for i in range(100, 400)]
+    tokens = {len(byte_bpe.encode(document)) for document in documents}
+    size = {len(document.encode()) for document in documents}
+    assert len(tokens) == len(size) == 1
+    (tmp_path / "text.txt").write_text("\n\n".join(documents))
+    found = run(
+        "evaluate.py",
+        f"--checkpoint={workdir}",
+        "--step=best",
+        f"--data.source={tmp_path / 'text.txt'}",
+        "--data.layout=blank_lines",
+        "--data.valid_fraction=0.2",
+        f"--data.cache_dir={tmp_path / 'cache'}",
+        f"--json={tmp_path / 'results.json'}",
+    )
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {line.split()[0] for line in found.splitlines()} == set(results) == {
+        "causal_lm", "accuracy", "loss", "perplexity", "unigram_entropy", "bits_per_byte"
+    }  # fmt: skip
+    assert results["loss"] > results["unigram_entropy"]  # the weights are random
+    bits = results["loss"] / math.log(2) * (tokens.pop() + 1) / size.pop()
+    assert results["bits_per_byte"] == pytest.approx(bits)

@@ -1,0 +1,63 @@
+"""Small runs of train.py for tests, in this process or in one of their own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# A quick BERT: a second of training behind the start-up.
+SMALL = {
+    "model.vocab_size": 600,
+    "data.tokenizer.vocab_size": 600,
+    "data.length": 32,
+    "data.masking.max_predictions": 5,
+    "model.width": 32,
+    "optim.warmup_steps": 10,
+    "log.tensorboard": False,
+}
+SMALL_GPT = {k: v for k, v in SMALL.items() if "masking" not in k}
+
+
+def command(page, workdir, overrides, *flags):
+    values = [f"--config.{key}={value}" for key, value in overrides.items()]
+    return [
+        sys.executable,
+        str(ROOT / "train.py"),
+        f"--config={ROOT}/configs/{page}.py:tiny,quick=1",
+        f"--workdir={workdir}",
+        *values,
+        *flags,
+    ]
+
+
+def start(page, workdir, overrides, *flags, devices=1, **kwargs):
+    """Starts a run as a user would, on fake CPU devices; returns the process."""
+    env = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    return subprocess.Popen(
+        command(page, workdir, overrides, *flags),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **kwargs,
+    )
+
+
+def finish(process, status=0):
+    """Waits for a run and returns its output; fails if it ends otherwise than expected."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status, output
+    return output
+
+
+def rows(workdir):
+    """The rows of metrics.jsonl without the times."""
+    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith("perf/")} for line in lines
+    ]

@@ -1,0 +1,168 @@
+"""Whole runs: they learn, are killed and continued, and are the same on other meshes."""
+
+import pathlib
+import random
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+
+import runs
+from configs import bert, gpt2
+from data_pipeline import corpus
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def small(cache, **overrides):
+    return {"data.cache_dir": cache, **runs.SMALL, **overrides}
+
+
+def small_gpt(cache, **overrides):
+    return {"data.cache_dir": cache, **runs.SMALL_GPT, **overrides}
+
+
+def wait_until(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "the run makes no progress"
+        time.sleep(0.002)
+
+
+def newest_row(workdir):
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+LONG = {
+    "total_steps": 240,
+    "checkpoint.every": 8,
+    "evals.every": 24,
+    "log.every": 1,
+    "model.dropout": 0.1,
+}
+
+
+@pytest.mark.parametrize("page", ["bert"])
+def test_a_run_killed_five_times_equals_an_uninterrupted_one(page, cache, tmp_path):
+    """SIGKILL at random moments, two of them while a checkpoint is being written."""
+    overrides = small(cache, **LONG)
+    runs.finish(runs.start(page, tmp_path / "whole", overrides))
+    whole = runs.rows(tmp_path / "whole")
+    assert len(whole) == 240 + 10
+
+    rng = random.Random(0)
+    joined = tmp_path / "joined"
+    for kill in range(5):
+        process = runs.start(page, joined, overrides)
+        before = newest_row(joined)
+        goal = min(before + rng.randrange(5, 40), 235)
+        # The file is cut back to the checkpoint when the run starts: first see it shrink or grow.
+        wait_until(lambda: newest_row(joined) != before or before == 0, process)
+        wait_until(lambda: newest_row(joined) >= goal, process)
+        if kill % 2:  # while Orbax writes
+            wait_until(lambda: any(joined.glob("checkpoints/*tmp*")), process)
+        else:
+            time.sleep(rng.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    runs.finish(runs.start(page, joined, overrides))
+    assert runs.rows(joined) == whole
+    # Once more, on the finished run: nothing is added.
+    output = runs.finish(runs.start(page, joined, overrides))
+    assert "Nothing to do" in output
+    assert runs.rows(joined) == whole
+
+
+def test_sigterm_saves_first(cache, tmp_path):
+    overrides = small_gpt(cache, **LONG) | {"checkpoint.every": 1000}
+    process = runs.start("gpt2", tmp_path / "run", overrides)
+    wait_until(lambda: newest_row(tmp_path / "run") > 20, process)
+    process.send_signal(signal.SIGTERM)
+    output = runs.finish(process, status=128 + signal.SIGTERM)
+    assert "the same command continues" in output
+    [saved] = [int(p.name) for p in (tmp_path / "run/checkpoints").iterdir() if p.name.isdigit()]
+    assert saved >= 20
+    output = runs.finish(runs.start("gpt2", tmp_path / "run", overrides))
+    assert f"step {saved} of 240" in output
+    assert [r["step"] for r in runs.rows(tmp_path / "run") if "train/loss" in r] == list(
+        range(1, 241)
+    )
+
+
+def losses(workdir, name="train/loss"):
+    return np.array([row[name] for row in runs.rows(workdir) if name in row])
+
+
+def test_another_mesh_continues_with_the_same_losses(cache, tmp_path):
+    """8 steps on one device, then 8 on 2 x 2 x 2; against 16 on one."""
+    short = {"log.every": 1, "checkpoint.every": 8, "evals.every": 0, "model.dtype": "float32"}
+    overrides = small(cache, **short)
+    end = {"optim.decay_steps": 16, "total_steps": 16}
+    runs.finish(runs.start("bert", tmp_path / "one", overrides | end))
+    half = end | {"total_steps": 8, "optim.warmup_steps": 5}
+    whole = end | {"optim.warmup_steps": 5}
+    runs.finish(runs.start("bert", tmp_path / "two", overrides | half))
+    mesh = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
+    runs.finish(runs.start("bert", tmp_path / "two", overrides | whole | mesh, devices=8))
+    runs.finish(runs.start("bert", tmp_path / "three", overrides | whole))
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "three"), rtol=2e-5)
+
+
+def test_two_processes_train_the_same_losses_as_one(cache, tmp_path):
+    short = {"log.every": 1, "evals.every": 10, "model.dtype": "float32", "mesh.fsdp": 2}
+    overrides = small(cache, **short)
+    runs.finish(runs.start("bert", tmp_path / "one", overrides, devices=4))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        runs.start(
+            "bert",
+            tmp_path / "two",
+            overrides,
+            f"--coordinator=127.0.0.1:{port}",
+            "--processes=2",
+            f"--process={i}",
+            devices=2,
+        )
+        for i in range(2)
+    ]
+    for process in processes:
+        runs.finish(process)
+    for name in ("train/loss", "valid/loss", "train/grad_norm"):
+        one, two = losses(tmp_path / "one", name), losses(tmp_path / "two", name)
+        np.testing.assert_allclose(two, one, rtol=2e-5)
+    assert len(losses(tmp_path / "two")) == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["bert", "gpt2"])
+def test_a_small_model_learns_real_text(page, tmp_path, cache):
+    """On English prose the held-out loss falls well below that of the first evaluation."""
+    make = {"bert": small, "gpt2": small_gpt}[page]
+    overrides = make(
+        cache,
+        **{
+            "total_steps": 400,
+            "evals.every": 40,
+            "evals.batches": 10,
+            "batch_size": 32,
+            "optim.lr": 1e-3,
+            "model.width": 64,
+        },
+    )
+    runs.finish(runs.start(page, tmp_path, overrides))
+    valid = losses(tmp_path, "valid/loss")
+    assert valid[-1] < valid[0] - 0.4
+
+
+def test_the_embedded_corpus_and_published_counts_are_what_the_configs_say():
+    assert bert.get_config("tiny").data.source == gpt2.get_config("tiny").data.source == "embedded"
+    assert corpus.VERSION  # the cache is keyed by it
