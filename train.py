@@ -27,6 +27,7 @@ from evaluation import evaluate
 from model import objectives
 from training import (
     checkpoint,
+    compilation_cache,
     optimizer,
     sharding,
     telemetry,
@@ -215,13 +216,6 @@ def _listen_for_sigterm():
     return lambda step: bool(received)
 
 
-def _use_compilation_cache():
-    """Keeps compiled programs between runs, unless the user has said where."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = pathlib.Path("~/.cache/bert-to-gpt3/xla").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-
-
 @errors.exit_on_user_error
 def main(argv):
     """Reads the flags."""
@@ -233,7 +227,7 @@ def main(argv):
         )
     if _DISTRIBUTED.value or _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    _use_compilation_cache()
+    compilation_cache.enable()
     train(_CONFIG.value, _WORKDIR.value)
 
 

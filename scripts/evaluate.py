@@ -3,9 +3,8 @@
     python scripts/evaluate.py --checkpoint=runs/bert-tiny
     python scripts/evaluate.py --checkpoint=runs/gpt2-tiny --step=best --data.source=PATH
 
-A checkpoint is a --workdir of train.py or a folder in Hugging Face's layout. All keys of the
-config's data section can be set as `--data.KEY=VALUE`. `data.valid_fraction` of the documents are
-held out.
+A checkpoint is a --workdir of train.py or a folder in Hugging Face's layout. The documents held out
+are `data.valid_fraction` of them, the same ones as in training.
 """
 
 import json
@@ -15,13 +14,11 @@ import pathlib
 import jax
 import numpy as np
 from absl import app, flags
-from ml_collections import config_flags
 
-from configs import common
 from data_pipeline import loader, pipeline, progress
 from errors import UserError, exit_on_user_error, parse_flags
 from evaluation import evaluate, load
-from training import sharding
+from training import compilation_cache, sharding
 from training import step as step_lib
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -33,20 +30,27 @@ _BATCH_SIZE = flags.DEFINE_integer(
 )
 _BATCHES = flags.DEFINE_integer("batches", 0, "The most batches; 0: all.", lower_bound=0)
 _JSON = flags.DEFINE_string("json", None, "A file for the results.")
-_DATA = config_flags.DEFINE_config_dict("data", common.data())
+# Those of the config's data section that suit a model as it is; default: as in training.
+_DATA = (
+    flags.DEFINE_string("data.source", None, "Other text, see data_pipeline/sources.py."),
+    flags.DEFINE_string("data.layout", None, "How documents are marked in text files."),
+    flags.DEFINE_float("data.valid_fraction", None, "How much of the documents is held out."),
+    flags.DEFINE_integer("data.length", None, "Tokens in a row."),
+    flags.DEFINE_string("data.cache_dir", None, "Where prepared text is kept."),
+)
 
 
 @exit_on_user_error
 def main(argv):
     """Prints the results, one a line."""
+    compilation_cache.enable()
     if len(argv) > 1:
         raise UserError(f"Unexpected argument {argv[1]!r}: flags look like --data.source=PATH.")
-    changed = config_flags.get_override_values(flags.FLAGS["data"])
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
     model = load.load(
         _CHECKPOINT.value,
         step=_STEP.value,
-        overrides={f"data.{key}": value for key, value in changed.items()},
+        overrides={flag.name: flag.value for flag in _DATA if flag.value is not None},
         mesh=mesh,
     )
     config = model.config

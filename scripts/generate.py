@@ -13,6 +13,7 @@ from absl import app, flags
 
 from errors import UserError, exit_on_user_error, parse_flags
 from evaluation import decoding, fill_mask, load
+from training import compilation_cache
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A workdir or a Hugging Face folder.", required=True
@@ -43,6 +44,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the draws: the same seed gives the s
 @exit_on_user_error
 def main(argv):
     """Prints the texts."""
+    compilation_cache.enable()
     if len(argv) > 1:
         raise UserError(f"Unexpected argument {argv[1]!r}: give text with --prompt.")
     prompts = _prompts()

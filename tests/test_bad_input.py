@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-
 import runs
+
 import train
 from configs import bert, gpt2
 from data_pipeline import tokenizers

@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 import pytest
-
 import runs
+
 from configs import bert, gpt2
 from data_pipeline import corpus
 

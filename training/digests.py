@@ -33,7 +33,7 @@ def dtype_and_shape(leaf: jax.Array | jax.ShapeDtypeStruct) -> list:
 def describe(tree: PyTree) -> Described:
     """Describes all arrays of `tree`. Waits for them; only scalars reach the host."""
     leaves = named_leaves(tree)
-    sums = jax.device_get({name: _digest(leaf) for name, leaf in leaves.items()})
+    sums = jax.device_get(_digests(leaves))
     table = {
         name: [*dtype_and_shape(leaf), f"{sums[name][1]:08x}{sums[name][0]:08x}"]
         for name, leaf in leaves.items()
@@ -41,7 +41,11 @@ def describe(tree: PyTree) -> Described:
     return Described(table, [name for name in leaves if not sums[name][2]])
 
 
-@jax.jit
+@jax.jit  # one program: XLA's CPU backend can deadlock where several with collectives are in flight
+def _digests(leaves: dict[str, jax.Array]) -> dict[str, tuple]:
+    return {name: _digest(leaf) for name, leaf in leaves.items()}
+
+
 def _digest(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sums a hash of every (index, value): integer addition does not know the order of a mesh.
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
+import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from errors import UserError
@@ -105,6 +106,8 @@ def state_shardings(abstract, mesh: Mesh, rules) -> NamedSharding:
     def place(leaf):
         if not isinstance(leaf, nn.Partitioned):
             return replicated(mesh)
+        if isinstance(leaf.value, optax.MaskedNode):  # no optimizer state: the parameter is frozen
+            return leaf.value
         for name in leaf.names:
             if name is not None and name not in known:
                 raise UserError(f"config.rules has no entry for the parameter axis {name!r}.")

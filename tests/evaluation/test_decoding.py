@@ -268,7 +268,7 @@ def test_beam_search_equals_transformers(published, beams, length_penalty):
     theirs, ours = published
     options = dict(length_penalty=length_penalty)
     rng = np.random.default_rng(beams)
-    prompts = [rng.integers(1, 19, n).tolist() for n in (1, 3, 9, 17, 17, 4, 2, 11)]
+    prompts = [rng.integers(1, 19, n).tolist() for n in (1, 3, 9, 17, 4)]
     found = decoding.beam_search(
         *ours, prompts, max_tokens=20, eot_id=EOT, beams=beams, samples=beams, **options
     )

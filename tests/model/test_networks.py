@@ -1,13 +1,13 @@
 """What every network and objective must hold: masks, packing, rematerialization, cache."""
 
+import batches
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import batches
 import tiny
+
 from errors import UserError
 from model import attention, networks, transformer
 

@@ -2,14 +2,14 @@
 
 import re
 
+import batches
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import batches
 import tiny
+
 from errors import UserError
 from training import optimizer, sharding, state, step
 
