@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong is one clear sentence that says what to change, and nothing is lost."""
+"""Whatever a user gets wrong is one sentence that says what to change, and nothing is lost."""
 
 import gzip
 import pathlib

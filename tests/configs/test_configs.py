@@ -14,8 +14,8 @@ from training import state
 CONFIGS = pathlib.Path(common.__file__).parent
 PAGES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "common"))
 
-# Counted from the tensor shapes of the released checkpoints: token table once (tied), pooler, masked
-# LM and next-sentence heads included (BERT); Radford et al. with the authors' corrected counts.
+# From the tensor shapes of the released checkpoints: the token table once (tied); for BERT with
+# pooler, masked-LM and next-sentence heads; for GPT-2 the authors' corrected counts.
 PUBLISHED = [
     ("bert", "base", {}, 110_106_428),
     ("bert", "large", {}, 336_226_108),
