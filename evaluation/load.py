@@ -57,7 +57,8 @@ def load(
             raise UserError(
                 f"{directory} is a published checkpoint: it has no steps to choose from."
             )
-        config = _config_of(directory, published)
+        _check_whole(directory, published)
+        config = published_config(published, directory)
         tokenizer = published.tokenizer
     else:
         config = common.base()
@@ -113,10 +114,28 @@ def _read_config(directory: pathlib.Path) -> dict[str, Any]:
     return saved
 
 
-def _config_of(
-    directory: pathlib.Path, published: huggingface.Checkpoint
+def published_config(
+    published: huggingface.Checkpoint, vocabulary: str | os.PathLike
 ) -> ml_collections.ConfigDict:
-    """Returns the page of the paper with the sizes of the checkpoint, in its own precision."""
+    """Returns the page of the paper with the sizes of a published checkpoint, in its precision.
+
+    Args:
+      published: the checkpoint, with its tokenizer.
+      vocabulary: where the vocabulary lies.
+    """
+    config = importlib.import_module(f"configs.{published.family}").get_config()
+    config.model.update(published.model, dtype="float32")
+    config.objective.update(published.objective)
+    config.data.length = min(config.data.length, config.model.max_positions)
+    config.data.tokenizer.update(
+        path=str(vocabulary),
+        vocab_size=published.tokenizer.vocab_size,
+        lowercase=published.tokenizer.lowercase,
+    )
+    return config
+
+
+def _check_whole(directory: pathlib.Path, published: huggingface.Checkpoint) -> None:
     if published.missing:
         raise UserError(
             f"{directory} holds no pre-training head (its {published.missing[0]} is missing): give "
@@ -126,16 +145,6 @@ def _config_of(
         raise UserError(
             f"{directory} holds no vocabulary: put its vocabulary files beside the weights."
         )
-    config = importlib.import_module(f"configs.{published.family}").get_config()
-    config.model.update(published.model, dtype="float32")
-    config.objective.update(published.objective)
-    config.data.length = min(config.data.length, config.model.max_positions)
-    config.data.tokenizer.update(
-        path=str(directory),
-        vocab_size=published.tokenizer.vocab_size,
-        lowercase=published.tokenizer.lowercase,
-    )
-    return config
 
 
 def _parse_step(step: int | str | None) -> int | str | None:

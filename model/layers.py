@@ -51,43 +51,56 @@ def numerics(dtype: str, platform: str) -> Numerics:
     return Numerics(compute, other, other)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def product(
-    x: Float[Array, "... k"], kernel: Float[Array, "k n"], types: Numerics, transposed: bool = False
+    x: Float[Array, "... k"],
+    kernel: Float[Array, "k n"],
+    bias: Float[Array, "n"] | None,
+    types: Numerics,
+    transposed: bool = False,
 ) -> Float[Array, "... n"]:
-    """The one large matrix product: x kernel, with a float32 kernel, computed in `types.compute`.
+    """The one large matrix product: x kernel + bias, computed in `types.compute`.
 
     The gradient rule is explicit, for the automatic one leaves the fast path in bfloat16: the
     cotangent is cast once, behind a barrier that keeps XLA from fusing the cast into both
-    consumers, and the kernel's gradient leaves the product in float32.
+    consumers, and the gradients of kernel and bias leave it in float32. The bias is summed over
+    one flat axis of rows: XLA's CPU backend needs 50 times as long for the same sum over two.
 
     Args:
       x: in `types.compute`.
       kernel: float32; [n k] if `transposed`.
+      bias: float32, or None.
       types: of the network.
       transposed: whether to compute x kernel^T instead.
     """
     kernel = kernel.astype(types.compute)
     kn = "nk" if transposed else "kn"
     y = jnp.einsum(f"...k,{kn}->...n", x, kernel, preferred_element_type=types.result)
-    return y.astype(types.compute)
+    y = y.astype(types.compute)
+    return y if bias is None else y + bias.astype(types.compute)
 
 
-def _product_forward(x, kernel, types, transposed):
-    return product(x, kernel, types, transposed), (x, kernel)
+def _product_forward(x, kernel, bias, types, transposed):
+    return product(x, kernel, bias, types, transposed), (x, kernel, bias)
 
 
 def _product_backward(types, transposed, residuals, dy):
-    x, kernel = residuals
+    x, kernel, bias = residuals
     dy = jax.lax.optimization_barrier(dy.astype(types.compute))
     kn = "nk" if transposed else "kn"
     low = kernel.astype(types.compute)
     dx = jnp.einsum(f"...n,{kn}->...k", dy, low, preferred_element_type=types.result)
     d_kernel = jnp.einsum(f"...k,...n->{kn}", x, dy, preferred_element_type=jnp.float32)
-    return dx.astype(types.compute), d_kernel.astype(kernel.dtype)
+    d_bias = None if bias is None else rows(dy).astype(jnp.float32).sum(0)
+    return dx.astype(types.compute), d_kernel.astype(kernel.dtype), d_bias
 
 
 product.defvjp(_product_forward, _product_backward)
+
+
+def rows(x: Float[Array, "... n"]) -> Float[Array, "rows n"]:
+    """Flattens all axes but the last."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def param(module: nn.Module, name: str, init: Initializer, shape, axes: Sequence[str | None]):
@@ -114,12 +127,12 @@ class Dense(nn.Module):
         batch, inputs = x.shape[:-rank], x.shape[-rank:]
         kernel = param(self, "kernel", self.initializer, inputs + self.features, self.axes)
         flat = kernel.reshape(math.prod(inputs), math.prod(self.features))
-        y = product(x.reshape(*batch, -1), flat, self.types).reshape(*batch, *self.features)
+        bias = None
         if self.bias:
             zeros = nn.initializers.zeros
-            bias = param(self, "bias", zeros, self.features, self.axes[rank:])
-            y = y + bias.astype(self.types.compute)
-        return y
+            bias = param(self, "bias", zeros, self.features, self.axes[rank:]).reshape(-1)
+        y = product(x.reshape(*batch, -1), flat, bias, self.types)
+        return y.reshape(*batch, *self.features)
 
 
 class Embed(nn.Module):
@@ -142,7 +155,7 @@ class Embed(nn.Module):
 
     def logits(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Scores against every entry: x table^T, in `types.compute`."""
-        return product(x, self._gathered(), self.types, True)
+        return product(x, self._gathered(), None, self.types, True)
 
     def _gathered(self) -> Float[Array, "V D"]:
         """The table with its width gathered over `fsdp`, over which the rows of a batch lie too.
@@ -172,12 +185,13 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Returns the normalized x in `types.compute`."""
+        shape, x = x.shape, rows(x)  # flat, for the sake of the gradients' sums: see `product`
         scale = param(self, "scale", nn.initializers.ones, x.shape[-1:], ("norm",))
         bias = param(self, "bias", nn.initializers.zeros, x.shape[-1:], ("norm",))
         x = x.astype(jnp.float32)
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
-        return (x * scale + bias).astype(self.types.compute)
+        return (x * scale + bias).astype(self.types.compute).reshape(shape)
 
 
 class Mlp(nn.Module):

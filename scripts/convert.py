@@ -9,7 +9,6 @@ with the checkpoint's sizes), tokenizer/, and in checkpoints/ a step 0 with para
 on with `--config.init_from=DIR` and another --workdir.
 """
 
-import importlib
 import pathlib
 
 import jax
@@ -58,15 +57,7 @@ def import_published(folder: pathlib.Path, workdir: pathlib.Path) -> None:
             f"{folder} holds no vocabulary: put its vocabulary files beside the weights."
         )
 
-    config = importlib.import_module(f"configs.{published.family}").get_config()
-    config.model.update(published.model, dtype="float32")
-    config.objective.update(published.objective)
-    config.data.length = min(config.data.length, config.model.max_positions)
-    config.data.tokenizer.update(
-        path=str(workdir / "tokenizer"),
-        vocab_size=tokenizer.vocab_size,
-        lowercase=tokenizer.lowercase,
-    )
+    config = load.published_config(published, workdir / "tokenizer")
     params = published.params | _fresh(config, published.missing)
 
     tokenizer.save(workdir / "tokenizer")

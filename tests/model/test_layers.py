@@ -21,10 +21,12 @@ def test_numerics_keep_small_activations_on_accelerators():
 def test_product_has_the_gradient_of_a_product(transposed):
     keys = jax.random.split(jax.random.key(0), 3)
     x, k = jax.random.normal(keys[0], (3, 5, 7)), jax.random.normal(keys[1], (7, 4))
-    g = jax.random.normal(keys[2], (3, 5, 4))
+    g, b = jax.random.normal(keys[2], (3, 5, 4)), jnp.arange(4.0)
     kernel = k.T if transposed else k
-    y, pull = jax.vjp(lambda x, k: layers.product(x, k, F32, transposed), x, kernel)
-    expected, pull_expected = jax.vjp(lambda x, k: x @ (k.T if transposed else k), x, kernel)
+    y, pull = jax.vjp(lambda x, k, b: layers.product(x, k, b, F32, transposed), x, kernel, b)
+    expected, pull_expected = jax.vjp(
+        lambda x, k, b: x @ (k.T if transposed else k) + b, x, kernel, b
+    )
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
     for got, want in zip(pull(g), pull_expected(g), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
@@ -33,7 +35,9 @@ def test_product_has_the_gradient_of_a_product(transposed):
 def test_product_gradient_of_the_kernel_is_accumulated_in_float32():
     x = jnp.ones((1, 4096, 1), jnp.bfloat16)
     kernel = jnp.ones((1, 1), jnp.float32)
-    gradient = jax.jit(jax.grad(lambda k: layers.product(x, k, BF16).astype(jnp.float32).sum()))
+    gradient = jax.jit(
+        jax.grad(lambda k: layers.product(x, k, None, BF16).astype(jnp.float32).sum())
+    )
     assert gradient(kernel).dtype == jnp.float32
     assert float(gradient(kernel)[0, 0]) == 4096.0  # a bfloat16 sum would stop at 256
 
