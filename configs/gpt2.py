@@ -89,7 +89,7 @@ def tiny(config):
     config.data.tokenizer.vocab_size = config.model.vocab_size = 2048  # 1.5 MB of text
     config.objective.logit_chunks = 1
     config.batch_size = 16
-    config.total_steps = 1000
+    config.total_steps = 700
     config.optim.warmup_steps = 100
     config.evals.update(every=500, batches=0)
     config.checkpoint.every = 500
