@@ -58,7 +58,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
       UserError: for whatever in config, data or workdir must be changed.
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
-    terminated = _listen_for_sigterm()
 
     # What to train, and how.
     mesh = sharding.make_mesh(config.mesh)
@@ -74,7 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     with progress.shown() as report:
         data = pipeline.prepare_data(config, workdir / "tokenizer", report)
 
-    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+    with _sigterm() as terminated, jax.set_mesh(mesh), nn.logical_axis_rules(rules):
         # The state: restored, or made in place and perhaps filled with weights that exist.
         abstract = init.abstract(mesh, rules)
         checkpoints = checkpoint.Checkpointer(
@@ -207,13 +206,18 @@ def _check_continues(saved, now, workdir):
         )
 
 
-def _listen_for_sigterm():
-    """Returns a function of the step: whether all processes should save now and stop."""
-    received = []
+@contextlib.contextmanager
+def _sigterm():
+    """Gives a function of the step: whether all processes should save now and stop."""
     if jax.process_count() > 1:  # JAX's own listener agrees on a step with the other processes
-        return multihost_utils.reached_preemption_sync_point
-    signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-    return lambda step: bool(received)
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    try:
+        yield lambda step: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @errors.exit_on_user_error

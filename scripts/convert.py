@@ -1,12 +1,12 @@
 """Imports and exports published checkpoints of BERT and GPT-2 in Hugging Face's layout.
 
-    python scripts/convert.py --hf=FOLDER --workdir=DIR             # from FOLDER into a new DIR
-    python scripts/convert.py --workdir=DIR --hf=FOLDER --export    # from DIR into a new FOLDER
+    python scripts/convert.py --hf=FOLDER --checkpoint=DIR            # from FOLDER into a new DIR
+    python scripts/convert.py --checkpoint=DIR --hf=FOLDER --export   # from DIR into a new FOLDER
 
 FOLDER holds config.json, model.safetensors (or its index and parts) and the vocabulary; pickles
 are never loaded. The import writes what a run would have written: config.json (the paper's page
 with the checkpoint's sizes), tokenizer/, and in checkpoints/ a step 0 with parameters alone. Train
-on with `--config.init_from=DIR` and another --workdir.
+on with `--config.init_from=DIR` and another workdir.
 """
 
 import pathlib
@@ -22,8 +22,8 @@ from training import checkpoint, huggingface, telemetry
 from training import state as state_lib
 
 _HF = flags.DEFINE_string("hf", None, "Folder in Hugging Face's layout.", required=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of ours.", required=True)
-_EXPORT = flags.DEFINE_bool("export", False, "Write --hf from --workdir, not --workdir from --hf.")
+_RUN = flags.DEFINE_string("checkpoint", None, "Workdir of a run of ours.", required=True)
+_EXPORT = flags.DEFINE_bool("export", False, "From --checkpoint to --hf, not the other way.")
 _STEP = flags.DEFINE_string("step", None, 'To export, or "best"; default: the newest.')
 
 
@@ -32,8 +32,8 @@ def main(argv):
     """Converts in the direction that the flags say."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every read and write
     if len(argv) > 1:
-        raise UserError(f"Unexpected argument {argv[1]!r}: give --hf and --workdir.")
-    hf, workdir = (pathlib.Path(flag.value).expanduser() for flag in (_HF, _WORKDIR))
+        raise UserError(f"Unexpected argument {argv[1]!r}: give --hf and --checkpoint.")
+    hf, workdir = (pathlib.Path(flag.value).expanduser() for flag in (_HF, _RUN))
     if _EXPORT.value:
         export_run(workdir, hf, step=_STEP.value)
     elif _STEP.value is not None:
@@ -49,7 +49,7 @@ def import_published(folder: pathlib.Path, workdir: pathlib.Path) -> None:
       UserError: if the checkpoint cannot be read, or `workdir` already holds something.
     """
     if workdir.exists() and any(workdir.iterdir()):
-        raise UserError(f"{workdir} is not empty: give a new --workdir.")
+        raise UserError(f"{workdir} is not empty: give a new --checkpoint.")
     published = huggingface.load(folder)
     tokenizer = published.tokenizer
     if tokenizer is None:

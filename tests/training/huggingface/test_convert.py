@@ -252,10 +252,10 @@ def run_script(*args):
 @pytest.mark.parametrize("family", ["gpt2"], indirect=True)
 def test_the_command_line(tmp_path, published):
     folder, params = published
-    done = run_script(f"--hf={folder}", f"--workdir={tmp_path / 'run'}")
+    done = run_script(f"--hf={folder}", f"--checkpoint={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters" in done.stdout
 
-    done = run_script(f"--hf={folder}", f"--workdir={tmp_path / 'run'}", "--export")
+    done = run_script(f"--hf={folder}", f"--checkpoint={tmp_path / 'run'}", "--export")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
