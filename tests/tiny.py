@@ -15,8 +15,9 @@ VOCAB = 97  # divides by nothing, as 50257 does
 
 def config(page: str, **overrides) -> ml_collections.ConfigDict:
     """BERT or GPT-2, two layers of width 32, float32 and without dropout unless overridden."""
-    c = {"bert": bert, "gpt2": gpt2}[page].get_config("tiny,quick=1")
+    c = {"bert": bert, "gpt2": gpt2}[page].get_config("quick=1")  # the paper's values, shrunk
     c.model.update(width=32, heads=4, depth=2, vocab_size=VOCAB, max_positions=64)
+    c.optim.update(lr=2e-3, warmup_steps=2)
     c.model.update(dtype="float32", dropout=0.0, attention_dropout=0.0)
     c.update_from_flattened_dict(overrides)
     return c
