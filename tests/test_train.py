@@ -151,7 +151,7 @@ def test_two_processes_train_the_same_losses_as_one(cache, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["bert", "gpt2"])
 def test_a_small_model_learns_real_text(page, tmp_path, cache):
-    """On English prose the held-out loss falls well below that of the first evaluation."""
+    """On English prose the held-out loss falls far below that of the first steps, and goes on."""
     make = {"bert": small, "gpt2": small_gpt}[page]
     overrides = make(
         cache,
@@ -166,4 +166,5 @@ def test_a_small_model_learns_real_text(page, tmp_path, cache):
     )
     runs.finish(runs.start(page, tmp_path, overrides))
     valid = losses(tmp_path, "valid/loss")
-    assert valid[-1] < valid[0] - 0.4
+    assert valid[-1] < losses(tmp_path)[0] - 0.7
+    assert valid[-1] < valid[0] - 0.1  # of step 40, when the frequencies of tokens are learned
