@@ -103,8 +103,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         eval_step = jax.jit(
             step_lib.make_eval_step(objective), out_shardings=sharding.replicated(mesh)
         )
-        train_step = step_lib.one_at_a_time(train_step, mesh)
-        eval_step = step_lib.one_at_a_time(eval_step, mesh)
         batches = functools.partial(loader.Loader, mesh=mesh, batch_size=config.batch_size)
 
         if jax.process_index() == 0:

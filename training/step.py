@@ -87,19 +87,6 @@ def make_eval_step(objective: nn.Module) -> Callable[[PyTree, dict[str, Array]],
     return eval_step
 
 
-def one_at_a_time(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
-    """Makes a compiled step wait for its results where two steps in flight can deadlock.
-
-    That is on several CPU devices of one process: XLA runs them on a pool of as many threads, and
-    a collective of the first step starves when the second step holds the thread of its last
-    participant. Everywhere else the function is returned as it is.
-    """
-    local = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-    if local[0].platform != "cpu" or len(local) == 1:
-        return function
-    return lambda *args: jax.block_until_ready(function(*args))
-
-
 def summarize(terms: dict[str, losses.Mean], metrics: dict[str, losses.Mean]) -> dict[str, Array]:
     """Divides every total by its weight; `loss` is the sum of the terms' means."""
     means = {name: mean.value for name, mean in {**terms, **metrics}.items()}
