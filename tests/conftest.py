@@ -8,6 +8,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
+# XLA's pool has a thread for each fake device; independent collectives of one program then wait for
+# each other now and then, each with a part of the threads. With more threads they cannot.
+os.environ["NPROC"] = "32"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "bert-to-gpt3-test-xla")
