@@ -61,7 +61,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
 
     # What to train, and how.
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(config.batch_size, config.microbatches, mesh)
+    loader.check_batch(config.batch_size, config.microbatches, mesh)
     rules = sharding.check_rules(config.rules)
     objective = objectives.build(config, mesh.devices.flat[0].platform)
     schedule = optimizer.schedule(config.optim, config.total_steps)

@@ -12,7 +12,6 @@ The text is cut into chunks of `shard_bytes` in the order of the source. A chunk
 for one process, gives at most one shard per split, and is skipped when a restart finds it finished.
 """
 
-import concurrent.futures.process
 import dataclasses
 import functools
 import hashlib
@@ -20,7 +19,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import ml_collections
 
@@ -168,7 +167,7 @@ def _write_all(source, tokenizer, directory, plan, workers, progress) -> dict:
     chunks = itertools.chain(first, chunks)
     write = functools.partial(_write_chunk, directory, tokenizer, plan["valid_fraction"])
     results, done, total = {}, 0, source.size()
-    for index, counts in _map(write, chunks, workers):
+    for index, counts in files.map_in_any_order(write, chunks, workers):
         results[index] = counts
         done += sum(counts[split]["bytes"] for split in SPLITS)
         if progress:
@@ -182,28 +181,6 @@ def _write_all(source, tokenizer, directory, plan, workers, progress) -> dict:
         }
         for split in SPLITS
     }
-
-
-def _map(function: Callable, items: Iterable, workers: int) -> Iterator:
-    """Yields the results in any order, with few items in memory at a time."""
-    if workers == 1:
-        yield from map(function, items)
-        return
-    try:
-        with files.process_pool(workers) as pool:
-            running = set()
-            for item in items:
-                running.add(pool.submit(function, item))
-                if len(running) > workers:
-                    first = concurrent.futures.FIRST_COMPLETED
-                    ready, running = concurrent.futures.wait(running, return_when=first)
-                    yield from (future.result() for future in ready)
-            yield from (future.result() for future in concurrent.futures.as_completed(running))
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise UserError(
-            "A process died while tokenizing, perhaps for want of memory: start again with fewer "
-            "workers; the finished shards are kept."
-        ) from error
 
 
 def _write_chunk(

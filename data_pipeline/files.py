@@ -4,7 +4,7 @@ A file gets its name when it is whole, a folder is worked on by one process at a
 end with the process that started them.
 """
 
-import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import fcntl
 import hashlib
@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from errors import UserError
 
@@ -80,17 +80,51 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def map_in_any_order(function: Callable, items: Iterable, workers: int) -> Iterator:
+    """Yields the results in any order, with few items in memory at a time.
+
+    With more than one worker the function runs in other processes, which end with this one even if
+    it is killed.
+
+    Raises:
+      UserError: when such a process dies.
+    """
+    if workers == 1:
+        yield from map(function, items)
+        return
+    try:
+        with process_pool(workers) as pool:
+            running = set()
+            for item in items:
+                running.add(pool.submit(function, item))
+                if len(running) > workers:
+                    first = concurrent.futures.FIRST_COMPLETED
+                    ready, running = concurrent.futures.wait(running, return_when=first)
+                    yield from (future.result() for future in ready)
+            yield from (future.result() for future in concurrent.futures.as_completed(running))
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise UserError(
+            "A process died while preparing text, perhaps for want of memory: start again with "
+            "fewer workers; the finished shards are kept."
+        ) from error
+
+
 def process_pool(workers: int) -> concurrent.futures.Executor:
     """Returns a pool of processes that end with this one, even if it is killed."""
     spawn = multiprocessing.get_context("spawn")  # a fork of JAX's threads can deadlock
     return concurrent.futures.ProcessPoolExecutor(workers, spawn, initializer=_start_worker)
 
 
-def _start_worker():
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+def end_with_parent(*_) -> None:
+    """Makes a worker process end when its parent is killed; by itself it would wait forever."""
 
-    def end_with_parent():
+    def watch():
         multiprocessing.parent_process().join()
         os._exit(1)
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _start_worker():
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    end_with_parent()

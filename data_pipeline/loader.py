@@ -7,18 +7,16 @@ processes; each process builds only the rows that its own devices hold.
 import collections
 import concurrent.futures
 import dataclasses
-import multiprocessing
-import os
-import threading
-import time
+import math
 from collections.abc import Iterator
 
 import grain
 import jax
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data_pipeline import pipeline, rows
+from data_pipeline import files, pipeline, rows
 from errors import UserError
 
 BATCH_AXES = ("data", "fsdp")  # the axes of the mesh that the rows are spread over
@@ -37,14 +35,19 @@ class _LocalBatch:
         return self.dataset.batch(step * self.batch_size + self.rows)
 
 
-def _end_with_parent(index: int, count: int) -> None:
-    """Makes a worker end when its parent is killed; by itself it would wait for it forever."""
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over `data` and `fsdp`, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
+    """Raises a UserError if a microbatch cannot be cut evenly over the mesh."""
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if microbatches < 1 or batch_size < 1 or batch_size % (microbatches * ways):
+        raise UserError(
+            f"config.batch_size={batch_size} must be a multiple of {ways * microbatches}: "
+            f"mesh data x fsdp = {ways}, times config.microbatches = {microbatches}."
+        )
 
 
 class Loader:
@@ -58,7 +61,7 @@ class Loader:
         self,
         dataset: pipeline.Dataset,
         *,
-        mesh: jax.sharding.Mesh,
+        mesh: Mesh,
         batch_size: int,
         microbatches: int = 1,
         workers: int = 0,
@@ -81,13 +84,8 @@ class Loader:
         Raises:
           UserError: when batch_size does not divide.
         """
-        ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-        if batch_size % (ways * microbatches):
-            raise UserError(
-                f"batch_size={batch_size} must be a multiple of {ways * microbatches}: "
-                f"mesh.data * mesh.fsdp = {ways}, times microbatches = {microbatches}."
-            )
-        self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(BATCH_AXES))
+        check_batch(batch_size, microbatches, mesh)
+        self._sharding = batch_sharding(mesh)
         self._batch_size = batch_size
         held = np.zeros(batch_size, bool)
         for index in self._sharding.addressable_devices_indices_map((batch_size,)).values():
@@ -97,8 +95,6 @@ class Loader:
         self._workers = workers
         self._prefetch = max(1, prefetch)
         self._end_step = _FOREVER if end_step is None else end_step
-        self.host_wait_seconds = 0.0  # how long `next` has blocked
-        self._thread = None
         self._start(start_step)
 
     def __enter__(self):
@@ -116,9 +112,7 @@ class Loader:
             self._submitted += 1
         if not self._ahead:
             raise StopIteration
-        start = time.perf_counter()
         batch = self._ahead.popleft().result()
-        self.host_wait_seconds += time.perf_counter() - start
         self._next_step += 1
         return batch
 
@@ -148,16 +142,14 @@ class Loader:
         batches = grain.MapDataset.range(step, self._end_step).map(self._make)
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
         if self._workers:
-            if (
-                not flags.FLAGS.is_parsed()
-            ):  # grain reads a flag of its own; a notebook has parsed none
-                flags.FLAGS.mark_as_parsed()
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # grain reads a flag; a notebook has parsed none
             batches = batches.mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=self._workers,
                     per_worker_buffer_size=-(-self._prefetch // self._workers),
                 ),
-                worker_init_fn=_end_with_parent,
+                worker_init_fn=files.end_with_parent,
             )
         return iter(batches)
 

@@ -143,9 +143,8 @@ def _choose_words(candidates, starts, room, keys):
     B, T = candidates.shape
     words = np.maximum(np.cumsum(starts, axis=1) - 1, 0)  # [B T], which word of its row
     cells = (words + T * np.arange(B)[:, None])[candidates]
-    sizes = np.bincount(cells, minlength=B * T).reshape(
-        B, T
-    )  # tokens of each word, 0: no such word
+    # Tokens of each word; 0: no such word.
+    sizes = np.bincount(cells, minlength=B * T).reshape(B, T)
     order = np.argsort(random_bits(keys, T), axis=1)
     taken = np.zeros((B, T), bool)  # in that order
     # One word of every row at a time: the loop ends after about P rounds.

@@ -4,7 +4,6 @@
 records of a pipeline (see rows.py). What it returns needs the files only.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -227,13 +226,10 @@ class _Job(NamedTuple):
 def _run(jobs, workers, progress):
     """Does the jobs whose files are not there yet, in other processes if there is more than one."""
     pending = [job for job in jobs if not job.path.exists()]
-    with contextlib.ExitStack() as stack:
-        run = map
-        if workers > 1:
-            run = stack.enter_context(files.process_pool(workers)).map
-        for done, _ in enumerate(run(_write_shard, pending), len(jobs) - len(pending) + 1):
-            if progress:
-                progress("examples", done, len(jobs))
+    results = files.map_in_any_order(_write_shard, pending, workers)
+    for done, _ in enumerate(results, len(jobs) - len(pending) + 1):
+        if progress:
+            progress("examples", done, len(jobs))
 
 
 def _write_shard(job):

@@ -1,10 +1,12 @@
 """Records of integer arrays in ArrayRecord files."""
 
+import bisect
+import contextlib
 import itertools
 import os
 import pathlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from array_record.python import array_record_module
@@ -70,7 +72,7 @@ class Records:
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"Record {index} of {len(self)}.")
-        file = np.searchsorted(self._ends, index, side="right").item()
+        file = bisect.bisect_right(self._ends, index)
         start = index - (self._ends[file - 1] if file else 0)
         try:
             return self._reader(file).read(start, start + 1)[0]
@@ -99,10 +101,18 @@ def _damaged(path: str) -> UserError:
 def write_records(path: pathlib.Path, records: Iterable[bytes]) -> None:
     """Writes an ArrayRecord file."""
     with files.replacing(path) as temporary:
-        try:
+        with _writing():
             writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
-            for record in records:
+        for record in records:  # made here, so that an error in making one stays what it is
+            with _writing():
                 writer.write(record)
+        with _writing():
             writer.close()
-        except RuntimeError as error:  # how the library tells of a full disk
-            raise OSError(error) from error
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # how the library tells of a full disk
+        raise OSError(error) from error

@@ -12,6 +12,7 @@ marked in text files is their layout, see text_files.py.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -107,6 +108,10 @@ class Files:
                 raise UserError(f"{path} holds no text: remove it from the source or fill it.")
 
     def fingerprint(self) -> str:  # noqa: D102
+        return self._fingerprint
+
+    @functools.cached_property  # every stage asks for it, and it reads all of the text
+    def _fingerprint(self) -> str:
         digest = hashlib.blake2b(f"{self.read.__name__} {self.argument}".encode(), digest_size=16)
         for path in self.paths:
             with path.open("rb") as file:

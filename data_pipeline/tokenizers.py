@@ -374,8 +374,7 @@ def _train_sentencepiece(
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             num_threads=1,  # another number of threads gives another vocabulary
-            max_sentence_length=1
-            << 20,  # bytes; longer lines are left out, by default from 4 kB on
+            max_sentence_length=2**20,  # bytes; by default lines above 4 kB are left out
             # ALBERT's order, then the end mark of T5
             pad_id=0,
             unk_id=1,

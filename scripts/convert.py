@@ -13,9 +13,9 @@ import pathlib
 
 import jax
 import optax
-from absl import app, flags, logging
+from absl import app, flags
 
-from errors import UserError, exit_on_user_error
+from errors import UserError, exit_on_user_error, parse_flags
 from evaluation import load
 from model import objectives
 from training import checkpoint, huggingface, telemetry
@@ -30,7 +30,6 @@ _STEP = flags.DEFINE_string("step", None, 'To export, or "best"; default: the ne
 @exit_on_user_error
 def main(argv):
     """Converts in the direction that the flags say."""
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every read and write
     if len(argv) > 1:
         raise UserError(f"Unexpected argument {argv[1]!r}: give --hf and --checkpoint.")
     hf, workdir = (pathlib.Path(flag.value).expanduser() for flag in (_HF, _RUN))
@@ -104,4 +103,4 @@ def _count(params) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -1,6 +1,6 @@
 """The mesh, and where each logical axis lies on it.
 
-Parameters are placed by the rules in `configs/common.py`; batches lie over `data` and `fsdp`.
+Parameters are placed by the rules in `configs/common.py`; batches by data_pipeline/loader.py.
 """
 
 import logging
@@ -11,11 +11,11 @@ import flax.linen as nn
 import jax
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
 
 
 def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -46,21 +46,6 @@ def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = 
     )
 
 
-def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
-    """Raises a UserError if a microbatch cannot be cut evenly over the mesh."""
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if microbatches < 1 or batch_size < 1 or batch_size % (microbatches * shards):
-        raise UserError(
-            f"config.batch_size={batch_size} must be a multiple of config.microbatches "
-            f"({microbatches}) x mesh data x fsdp ({shards}) = {microbatches * shards}."
-        )
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over `data` and `fsdp`, everything else whole."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -84,7 +69,7 @@ def check_rules(rules: Sequence[tuple[str, str | Sequence[str] | None]]) -> tupl
     return tuple(result)
 
 
-def state_shardings(abstract, mesh: Mesh, rules) -> NamedSharding:
+def state_shardings(abstract: PyTree, mesh: Mesh, rules) -> PyTree:
     """Places every leaf of a boxed tree (flax `Partitioned`) by the rules.
 
     A mesh axis that does not divide a dimension is dropped for that leaf, for GPT-2's vocabulary of

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
+from data_pipeline import loader
 from errors import UserError
 from training import optimizer, sharding, state, step
 
@@ -45,7 +46,7 @@ class Run:
         function = step.make_train_step(
             self.objective, self.init.optimizer, self.schedule, self.microbatches
         )
-        batch = jax.device_put(batch, sharding.batch_sharding(self.mesh))
+        batch = jax.device_put(batch, loader.batch_sharding(self.mesh))
         with self.inside():
             jitted = jax.jit(function, out_shardings=(shardings, sharding.replicated(self.mesh)))
             lowered = jitted.lower(self.state, batch, jax.random.key(1))
@@ -202,7 +203,7 @@ def test_the_mesh_is_filled_in(devices):
 def test_wrong_batch_and_rules_are_told(devices):
     mesh = sharding.make_mesh({"data": 4, "fsdp": 2, "tensor": 1}, devices)
     with pytest.raises(UserError, match="must be a multiple of"):
-        sharding.check_batch(24, 2, mesh)
+        loader.check_batch(24, 2, mesh)
     with pytest.raises(UserError, match="the mesh has data, fsdp, tensor"):
         sharding.check_rules([("embed", "model")])
     run = state.Init(
