@@ -3,11 +3,9 @@
 import functools
 import gc
 import os
-import pathlib
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
@@ -16,14 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
+from checkpoints import (
+    ROOT,
+    abstract,
+    assert_equal,
+    data_files,
+    flip,
+    make_state,
+    mesh_sharding,
+    open_at,
+    restore,
+    save,
+    truncate,
+)
 
 from errors import UserError
-from training import checkpoint, digests
-from training import state as state_lib
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # When Orbax fails to read it leaves coroutines behind, which complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -33,78 +38,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 def collect_garbage():
     yield
     gc.collect()
-
-
-def make_state(step, *, vocab=96, width=32, optimizer=None, sharding=None):
-    keys = jax.random.split(jax.random.key(step), 3)
-    params = {
-        "embedding": jax.random.normal(keys[0], (vocab, width)),
-        "layers": {
-            "kernel": jax.random.normal(keys[1], (16, width, width)),
-            "bias": jax.random.normal(keys[2], (16, width), jnp.bfloat16),
-        },
-    }
-    optimizer = optimizer or optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
-    state = state_lib.TrainState(jnp.int32(step), params, optimizer.init(params))
-    return state if sharding is None else jax.device_put(state, shardings(state, sharding))
-
-
-def shardings(state, sharding):
-    """Shards the first axis of every array that has one."""
-    spread = sharding.mesh.axis_names
-    return jax.tree.map(
-        lambda x: NamedSharding(sharding.mesh, P(spread) if x.ndim else P()),
-        state,
-    )
-
-
-def mesh_sharding(*shape):
-    names = ("data", "fsdp", "tensor")[: len(shape)]
-    devices = np.array(jax.devices()[: np.prod(shape)]).reshape(shape)
-    return NamedSharding(jax.sharding.Mesh(devices, names), P())
-
-
-def abstract(tree):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
-
-
-def assert_equal(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for name, leaf in digests.named_leaves(a).items():
-        other = digests.named_leaves(b)[name]
-        assert leaf.dtype == other.dtype, name
-        assert np.asarray(leaf).tobytes() == np.asarray(other).tobytes(), name
-
-
-def open_at(directory, keep=3, keep_best=1, **kwargs):
-    return checkpoint.Checkpointer(directory, keep=keep, keep_best=keep_best, **kwargs)
-
-
-def save(directory, *steps, metrics=lambda step: None, **kwargs):
-    checkpointer = open_at(directory, **kwargs)
-    for step in steps:
-        checkpointer.save(step, make_state(step), meta={"at": step}, metrics=metrics(step))
-    checkpointer.close()
-
-
-def restore(directory):
-    """Returns (state, meta) of a fresh Checkpointer."""
-    checkpointer = open_at(directory)
-    try:
-        return checkpointer.restore(abstract(make_state(0)))
-    finally:
-        checkpointer.close()
-
-
-def data_files(directory):
-    files = [path for path in (directory / "state").rglob("*") if path.is_file()]
-    return sorted(files, key=lambda path: path.stat().st_size, reverse=True)
-
-
-def flip(path, position):
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0x10
-    path.write_bytes(data)
 
 
 def test_nothing_to_restore(tmp_path):
@@ -181,10 +114,6 @@ def damage_manifest(path):
     manifest.write_text(text.replace("[96, 32]", "[97, 32]"))
 
 
-def truncate(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
 DAMAGES = {
     "manifest changed": damage_manifest,
     "manifest truncated": lambda path: truncate(path / "manifest" / "metadata"),
@@ -223,7 +152,7 @@ def test_all_damaged_is_an_error_that_moves_nothing(tmp_path):
 def test_sigkill_in_the_middle_of_a_save(tmp_path):
     script = f"""
 import os, signal, jax
-from tests.training import test_checkpoint as t
+from tests.training import checkpoints as t
 checkpointer = t.open_at({str(tmp_path)!r})
 checkpointer.save(1, t.make_state(1), meta={{"at": 1}})
 checkpointer.wait()
@@ -352,89 +281,3 @@ def test_bad_arguments(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Could not open the checkpoints.*Not a directory"):
         open_at(tmp_path / "file" / "checkpoints")
-
-
-# Parameters alone.
-
-
-def test_restore_params(tmp_path):
-    losses = {1: 2.0, 2: 1.0, 3: 3.0}
-    save(tmp_path, 1, 2, 3, metrics=lambda step: {"valid/loss": losses[step]})
-    before = sorted(tmp_path.rglob("*"))
-    target = abstract(make_state(0, sharding=mesh_sharding(2, 4)).params)
-    for step, found in [(None, 3), ("best", 2), (1, 1)]:
-        params = checkpoint.restore_params(tmp_path, target, step)
-        assert_equal(params, make_state(found).params)
-        assert params["embedding"].sharding == target["embedding"].sharding
-    part = checkpoint.restore_params(tmp_path, {"embedding": target["embedding"]})
-    assert_equal(part, {"embedding": make_state(3).params["embedding"]})
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_restore_params_mistakes(tmp_path):
-    target = abstract(make_state(0).params)
-    with pytest.raises(UserError, match="no checkpoint in"):
-        checkpoint.restore_params(tmp_path / "nowhere", target)
-    save(tmp_path, 1, 2)
-    with pytest.raises(UserError, match=r"no checkpoint of step 7 .* choose one of \[1, 2\]"):
-        checkpoint.restore_params(tmp_path, target, 7)
-    with pytest.raises(UserError, match="No checkpoint in .* was saved with valid/loss"):
-        checkpoint.restore_params(tmp_path, target, "best")
-    with pytest.raises(UserError, match="params/head is absent there"):
-        checkpoint.restore_params(tmp_path, {**target, "head": target["embedding"]})
-    truncate(data_files(tmp_path / "2")[0])
-    assert_equal(checkpoint.restore_params(tmp_path, target), make_state(1).params)
-    with pytest.raises(UserError, match="damaged"):
-        checkpoint.restore_params(tmp_path, target, 2)
-    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
-
-
-# Two processes.
-
-TWO_PROCESSES = """
-import sys, jax
-from tests import conftest
-index, port, directory = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-jax.distributed.initialize(f"localhost:{port}", 2, index)
-from tests.training import test_checkpoint as t
-assert jax.device_count() == 16
-saved = t.make_state(1, sharding=t.mesh_sharding(16))
-checkpointer = t.open_at(directory)
-for step in (1, 2):
-    checkpointer.save(step, saved, meta={"at": step})
-checkpointer.wait()
-from jax.experimental import multihost_utils
-if index == 0:
-    t.truncate(t.data_files(t.pathlib.Path(directory) / "2")[0])
-multihost_utils.sync_global_devices("damaged")
-state, meta = checkpointer.restore(t.abstract(t.make_state(0, sharding=t.mesh_sharding(2, 8))))
-assert meta == {"at": 1}, meta
-assert t.digests.describe(state) == t.digests.describe(saved)
-assert checkpointer.all_steps() == [1]
-checkpointer.save(2, state, meta={"at": "again"})
-checkpointer.close()
-print("fine", index)
-"""
-
-
-def test_two_processes_save_and_restore_and_one_continues(tmp_path):
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        port = str(server.getsockname()[1])
-    command = [sys.executable, "-c", TWO_PROCESSES]
-    processes = [
-        subprocess.Popen(
-            [*command, str(index), port, str(tmp_path)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    for index, process in enumerate(processes):
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0 and f"fine {index}" in output, output
-    state, meta = restore(tmp_path)
-    assert meta == {"at": "again"}
-    assert_equal(state, make_state(1))

@@ -110,3 +110,16 @@ def assert_gradients_close(ours, theirs):
     for path, value in theirs.items():
         assert ours[path].shape == value.shape
         assert np.abs(ours[path] - value).max() <= 1e-4 * np.abs(value).max() + noise, path
+
+
+def assert_round_trip(folder, model, objective, params):
+    """Exports, imports and exports again: equal sections, the same bits, the same files."""
+    huggingface.save(folder / "a", model, objective, params)
+    published = huggingface.load(folder / "a")
+    assert (published.model, published.objective) == (model, objective)
+    assert (published.missing, published.unexpected) == ([], [])
+    assert_same_bits(published.params, params)
+
+    huggingface.save(folder / "b", published.model, published.objective, published.params)
+    for name in ("config.json", "model.safetensors"):
+        assert (folder / "a" / name).read_bytes() == (folder / "b" / name).read_bytes()

@@ -133,15 +133,7 @@ def saved(tmp_path):
 
 def test_import_of_export_is_the_same_bit_for_bit(tmp_path):
     model, objective, params = random_model()
-    huggingface.save(tmp_path / "a", model, objective, params)
-    published = huggingface.load(tmp_path / "a")
-    assert (published.model, published.objective) == (model, objective)
-    assert (published.missing, published.unexpected) == ([], [])
-    parity.assert_same_bits(published.params, params)
-
-    huggingface.save(tmp_path / "b", published.model, published.objective, published.params)
-    for name in ("config.json", "model.safetensors"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    parity.assert_round_trip(tmp_path, model, objective, params)
 
 
 def test_table_holds_every_parameter_once():
