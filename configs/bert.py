@@ -49,7 +49,7 @@ def get_config(arg="base"):
         dtype="bfloat16",  # the paper: float32 on TPU, whose products are bfloat16 anyway
         remat="dots",
     )
-    config.objective = dict(name="masked_lm", next_sentence=True)
+    config.objective = dict(name="masked_lm", sentence_pair=True)
 
     config.batch_size = 256
     config.total_steps = 1_000_000 if args.phase == 2 else 900_000

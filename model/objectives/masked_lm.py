@@ -1,4 +1,4 @@
-"""Masked language modeling, with next-sentence prediction where the batch has pairs (BERT, 3.1)."""
+"""Masked language modeling, and where asked a label for each pair of sentences (BERT, 3.1)."""
 
 from collections.abc import Mapping
 
@@ -9,20 +9,20 @@ from model import heads, losses, transformer
 
 
 class MaskedLM(nn.Module):
-    """Predicts the masked tokens, and whether B follows A.
+    """Predicts the masked tokens, and the label of each pair: what it means is the data's choice.
 
     The two losses are means of their own and are added (run_pretraining.py). BERT divides the
     first by sum(weights) + 1e-5; the 1e-5 is left out.
     """
 
     network: nn.Module
-    next_sentence: bool
+    sentence_pair: bool
 
     def setup(self):
         """Declares the heads."""
         config, types = self.network.config, self.network.types
         self.masked_lm = heads.MaskedLM(config, types)
-        if self.next_sentence:
+        if self.sentence_pair:
             self.pooler = heads.Pooler(config, types)
             self.classifier = heads.Classifier(2, config, types)
 
@@ -32,22 +32,22 @@ class MaskedLM(nn.Module):
         logits, targets, weights = scores["logits"], batch["targets"], batch["weights"]
         terms = {"masked_lm": losses.mean(losses.cross_entropy(logits, targets), weights)}
         metrics = {"accuracy": losses.mean(losses.correct(logits, targets), weights)}
-        if self.next_sentence:
-            logits, labels = scores["next_sentence"], batch["pair_labels"]
+        if self.sentence_pair:
+            logits, labels = scores["sentence_pair"], batch["pair_labels"]
             weights = batch["pair_weights"]
-            terms["next_sentence"] = losses.mean(losses.cross_entropy(logits, labels), weights)
-            metrics["next_sentence_accuracy"] = losses.mean(losses.correct(logits, labels), weights)
+            terms["sentence_pair"] = losses.mean(losses.cross_entropy(logits, labels), weights)
+            metrics["sentence_pair_accuracy"] = losses.mean(losses.correct(logits, labels), weights)
         return terms, metrics
 
     def predict(self, batch, *, train: bool = False) -> dict[str, Float[Array, "..."]]:
-        """Returns `logits` [B P V] at masked_positions and `next_sentence` [B G 2]."""
+        """Returns `logits` [B P V] at masked_positions and `sentence_pair` [B G 2]."""
         hidden = self.network(batch, train=train).hidden
         table = self.network.embedder.tokens
         masked = heads.gather(hidden, batch["masked_positions"])
         scores = {"logits": self.masked_lm(masked, table)}
-        if self.next_sentence:
+        if self.sentence_pair:
             pooled = self.pooler(heads.gather(hidden, batch["pair_positions"]))
-            scores["next_sentence"] = self.classifier(pooled)
+            scores["sentence_pair"] = self.classifier(pooled)
         return scores
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
@@ -55,6 +55,6 @@ class MaskedLM(nn.Module):
         config = self.network.config
         rows, predictions = shapes["targets"]
         head = 2.0 * rows * predictions * config.width * (config.width + config.vocab_size)
-        if self.next_sentence:
+        if self.sentence_pair:
             head += 2.0 * rows * shapes["pair_labels"][1] * config.width**2
         return 3 * (transformer.flops(config, *shapes["tokens"]) + head)

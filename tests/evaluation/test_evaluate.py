@@ -22,11 +22,11 @@ def test_cut_into_batches_gives_the_same_means(bert):
     eval_step = jax.jit(step_lib.make_eval_step(objective))
     whole = evaluate.evaluate(eval_step, params, [batch])
     assert set(whole) == {
-        "masked_lm", "next_sentence", "accuracy", "next_sentence_accuracy", "loss"
+        "masked_lm", "sentence_pair", "accuracy", "sentence_pair_accuracy", "loss"
     }  # fmt: skip
     cut = [rows_of(batch, slice(i, i + 2)) for i in range(0, 8, 2)]
     assert evaluate.evaluate(eval_step, params, iter(cut)) == pytest.approx(whole, rel=1e-5)
-    assert whole["loss"] == whole["masked_lm"] + whole["next_sentence"]
+    assert whole["loss"] == whole["masked_lm"] + whole["sentence_pair"]
 
     logits = objective.apply({"params": params}, batch, method="predict")["logits"]
     nats = np.asarray(losses.cross_entropy(logits, batch["targets"]))

@@ -120,7 +120,7 @@ def test_bert_masked_lm(cases, case):
     batch["targets"] = np.maximum(x["target_labels"], 0).astype(np.int32)
     batch["weights"] = (x["target_labels"] != -100).astype(np.float32)
 
-    config = {"model": BERT, "objective": {"name": "masked_lm", "next_sentence": False}}
+    config = {"model": BERT, "objective": {"name": "masked_lm", "sentence_pair": False}}
     objective = objectives.build(ml_collections.ConfigDict(config), "cpu")
     hidden = objective.network.apply({"params": params["network"]}, batch, train=False).hidden
     assert_close(hidden[real], expected["hidden_states_last"][real])

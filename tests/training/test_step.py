@@ -220,4 +220,4 @@ def test_lr_and_tokens_are_reported(devices):
     _, metrics = compiled(run.state, placed, jax.random.key(0))
     assert float(metrics["lr"]) == 0.0  # step 0 of a warm-up
     assert int(metrics["tokens"]) == (batch["segment_ids"] > 0).sum()
-    assert jnp.isclose(metrics["loss"], metrics["masked_lm"] + metrics["next_sentence"])
+    assert jnp.isclose(metrics["loss"], metrics["masked_lm"] + metrics["sentence_pair"])

@@ -115,7 +115,7 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
             "BERT's layout has token types: export only a model with config.model.token_types of 1 "
             "or more."
         )
-    kind = "BertForPreTraining" if objective["next_sentence"] else "BertForMaskedLM"
+    kind = "BertForPreTraining" if objective["sentence_pair"] else "BertForMaskedLM"
     return {
         "architectures": [kind],
         "model_type": "bert",
@@ -134,7 +134,7 @@ def objective(groups: Container[str]) -> tuple[dict[str, Any], list[str]]:
     """
     pairs = "pooler" in groups or "classifier" in groups
     heads = ["masked_lm", "pooler", "classifier"] if pairs else ["masked_lm"]
-    return {"name": "masked_lm", "next_sentence": pairs}, ["network", *heads]
+    return {"name": "masked_lm", "sentence_pair": pairs}, ["network", *heads]
 
 
 def special_tokens(tokenizer: tokenizers.Tokenizer) -> dict[str, int | None]:

@@ -98,7 +98,7 @@ def test_logits_loss_and_gradients_equal_pytorch(tmp_path, name):
         predictions["logits"][real], theirs.prediction_logits.detach().numpy()[real]
     )
     parity.assert_close(
-        predictions["next_sentence"][:, 0], theirs.seq_relationship_logits.detach().numpy()
+        predictions["sentence_pair"][:, 0], theirs.seq_relationship_logits.detach().numpy()
     )
     assert loss == pytest.approx(theirs.loss.item(), rel=1e-4)
     parity.assert_gradients_close(gradients, oracle.torch_gradients(theirs.loss))
@@ -106,7 +106,7 @@ def test_logits_loss_and_gradients_equal_pytorch(tmp_path, name):
 
 def test_masked_lm_alone_equals_pytorch(tmp_path):
     oracle = parity.Oracle(torch_bert("BertForMaskedLM"), tmp_path, remat="none")
-    assert oracle.published.objective == {"name": "masked_lm", "next_sentence": False}
+    assert oracle.published.objective == {"name": "masked_lm", "sentence_pair": False}
     batch = make_batch(TINY["vocab_size"], 2, 3, 10)
     theirs = run_torch(oracle.torch_model, batch)
     predictions, loss, gradients = oracle.run(batch)
@@ -134,18 +134,18 @@ def test_imports_what_a_bare_network_has(tmp_path, kind, head, missing):
     published = huggingface.load(tmp_path)
     assert {path.split("/")[0] for path in published.missing} == missing
     assert not published.unexpected
-    assert published.objective["next_sentence"] == (not head)
+    assert published.objective["sentence_pair"] == (not head)
     table = model.get_input_embeddings().weight.detach().numpy()
     np.testing.assert_array_equal(published.params["network"]["embedder"]["tokens"]["table"], table)
 
 
-@pytest.mark.parametrize("next_sentence", [True, False])
-def test_export_gives_the_same_logits_in_transformers(tmp_path, next_sentence):
+@pytest.mark.parametrize("sentence_pair", [True, False])
+def test_export_gives_the_same_logits_in_transformers(tmp_path, sentence_pair):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    model, objective, params = random_model(next_sentence=next_sentence)
+    model, objective, params = random_model(sentence_pair=sentence_pair)
     huggingface.save(tmp_path, model, objective, params)
-    kind = transformers.BertForPreTraining if next_sentence else transformers.BertForMaskedLM
+    kind = transformers.BertForPreTraining if sentence_pair else transformers.BertForMaskedLM
     theirs, info = kind.from_pretrained(
         tmp_path, attn_implementation="eager", output_loading_info=True
     )
@@ -158,20 +158,20 @@ def test_export_gives_the_same_logits_in_transformers(tmp_path, next_sentence):
     with torch.no_grad():
         theirs_out = run_torch(theirs.eval(), batch, labels=False)
     real = batch["segment_ids"] > 0
-    logits = theirs_out.prediction_logits if next_sentence else theirs_out.logits
+    logits = theirs_out.prediction_logits if sentence_pair else theirs_out.logits
     parity.assert_close(np.asarray(predictions["logits"])[real], logits.numpy()[real])
-    if next_sentence:
+    if sentence_pair:
         pairs = theirs_out.seq_relationship_logits.numpy()
-        parity.assert_close(np.asarray(predictions["next_sentence"])[:, 0], pairs)
+        parity.assert_close(np.asarray(predictions["sentence_pair"])[:, 0], pairs)
 
 
 # What follows needs no PyTorch.
 
 
-def random_model(*, next_sentence=True):
+def random_model(*, sentence_pair=True):
     """Returns the sections `model` and `objective`, and random parameters."""
     model = bert.read_config(TINY | {"hidden_act": "gelu_new"})
-    objective = {"name": "masked_lm", "next_sentence": next_sentence}
+    objective = {"name": "masked_lm", "sentence_pair": sentence_pair}
     return model, objective, parity.random_params(parity.build(model, objective))
 
 
@@ -188,9 +188,9 @@ def change_config(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("next_sentence", [True, False])
-def test_import_of_export_is_the_same_bit_for_bit(tmp_path, next_sentence):
-    model, objective, params = random_model(next_sentence=next_sentence)
+@pytest.mark.parametrize("sentence_pair", [True, False])
+def test_import_of_export_is_the_same_bit_for_bit(tmp_path, sentence_pair):
+    model, objective, params = random_model(sentence_pair=sentence_pair)
     parity.assert_round_trip(tmp_path, model, objective, params)
 
 
