@@ -18,6 +18,7 @@ def evaluate(
     eval_step: Callable[[PyTree, Mapping], tuple[Means, Means]],
     params: PyTree,
     batches: Iterable[Mapping],
+    factors: Mapping[str, float] = losses.ONCE,
 ) -> dict[str, float]:
     """Averages the terms and metrics of an objective over all predictions of all batches.
 
@@ -25,9 +26,10 @@ def evaluate(
       eval_step: (params, batch) -> (terms, metrics), as an objective returns them.
       params: its parameters.
       batches: fields of model/batch.py; rows of padding have weight 0.
+      factors: the objective's `weights`, of the terms in the loss.
 
     Returns:
-      The mean of every term and metric; "loss", the sum of the terms; and "perplexity", exp(loss),
+      The mean of every term and metric; "loss", their weighted sum; and "perplexity", exp(loss),
       where the only term is "causal_lm".
 
     Raises:
@@ -41,7 +43,7 @@ def evaluate(
         raise UserError("There are no held-out rows: raise data.valid_fraction or give more text.")
     terms, metrics = jax.tree.map(float, totals)
     results = {name: _divide(name, mean) for name, mean in (terms | metrics).items()}
-    results["loss"] = sum(results[name] for name in terms)
+    results["loss"] = losses.combine({name: results[name] for name in terms}, factors)
     if set(terms) == {"causal_lm"}:
         results["perplexity"] = math.exp(results["loss"])
     return results

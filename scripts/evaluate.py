@@ -69,7 +69,7 @@ def main(argv):
         workers=config.data.workers,
         end_step=steps,
     ) as batches:
-        results = evaluate.evaluate(eval_step, model.params, batches)
+        results = evaluate.evaluate(eval_step, model.params, batches, model.objective.weights)
 
     rows = np.arange(steps * config.batch_size).reshape(steps, -1)
     counts = evaluate.target_counts(data.valid.batch(batch) for batch in rows)
