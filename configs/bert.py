@@ -67,7 +67,7 @@ def get_config(arg="base"):
         clip_norm=1.0,
     )
 
-    config.data.pipeline = "masked_pairs"
+    config.data.pipeline = "masked_lm"
     config.data.source = ""
     config.data.source_hint = (
         "BERT was trained on English Wikipedia and BooksCorpus, which are not shipped: give text "
@@ -75,7 +75,9 @@ def get_config(arg="base"):
     )
     config.data.length = 512 if args.phase == 2 else 128
     config.data.tokenizer.update(kind="wordpiece", vocab_size=30522, lowercase=True)
-    config.data.pairs.update(random_next=0.5, short_seq_prob=0.1, passes=10)
+    config.data.format.update(
+        name="segment_pairs", negatives="random", negative_rate=0.5, short_seq_prob=0.1, passes=10
+    )
     config.data.masking.update(
         rate=0.15,
         max_predictions=77 if args.phase == 2 else 20,  # README: about 0.15 x length

@@ -88,6 +88,9 @@ def data() -> ml_collections.ConfigDict:
             "path": config_dict.placeholder(str),  # a vocabulary file or folder; none: train one
             "vocab_size": 30522,
             "lowercase": True,
+            # Special tokens of a vocabulary that is trained; "": those of the kind's first user
+            # (BERT, GPT-2, ALBERT); roberta: of a byte_bpe; t5: of a sentencepiece.
+            "specials": "",
         }
     )
     config.pipeline = ""  # see data_pipeline/pipeline.py
@@ -95,12 +98,14 @@ def data() -> ml_collections.ConfigDict:
     config.packing = False  # first-fit several examples into a row, kept apart by segment ids
     config.workers = 0  # processes that build batches beside the training process
     config.prefetch = 8  # batches built ahead
-    # segment pairs (BERT)
-    config.pairs = ml_collections.ConfigDict(
+    # how masked language models cut text, see data_pipeline/formats.py
+    config.format = ml_collections.ConfigDict(
         {
-            "random_next": 0.5,  # how often B comes from another document
+            "name": "segment_pairs",
+            "negatives": "random",  # what a pair's label is about: random, swapped, none
+            "negative_rate": 0.5,
             "short_seq_prob": 0.1,
-            "passes": 10,  # times the corpus is cut into pairs, each time at other places
+            "passes": 10,  # times the corpus is cut, each time at other places
         }
     )
     config.masking = ml_collections.ConfigDict(
@@ -110,6 +115,7 @@ def data() -> ml_collections.ConfigDict:
             "mask": 0.8,  # of the chosen tokens: replaced by [MASK]
             "random": 0.1,  # and by a random token; the rest stays as it is
             "whole_word": False,
+            "ngram": 1,  # the most words (tokens, unless whole words) that are masked together
             "static": False,  # the same masks in every epoch
         }
     )
@@ -200,7 +206,7 @@ def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.tokenizer.path = None
     config.data.tokenizer.vocab_size = config.model.vocab_size = 2048
     config.data.length = min(config.data.length, 64)
-    config.data.pairs.passes = 1
+    config.data.format.passes = 1
     config.data.masking.max_predictions = min(config.data.masking.max_predictions, 10)
     config.model.width, config.model.heads, config.model.depth = 64, 2, 2
     if config.model.get("embed_width"):

@@ -61,7 +61,7 @@ def get_config(arg="base"):
         logit_chunks=8,
     )
     if args.start == "teacher":
-        config.init_from = config.part_from.get_ref("teacher")
+        config.init_from = config.part_from.get_ref("teacher").identity()
         config.init_layers = layers
 
     config.batch_size = 4096  # section 3: up to 4K
@@ -93,7 +93,7 @@ def get_config(arg="base"):
         name="doc_sentences", negatives="none", negative_rate=0.0, short_seq_prob=0.0, passes=1
     )
     config.data.masking.update(
-        # The code draws rare tokens more often (count ** -0.7); the paper says masked as in RoBERTa.
+        # The code draws rare tokens more often (count ** -0.7); the paper masks as RoBERTa does.
         rate=0.15,
         max_predictions=77,
         mask=0.8,

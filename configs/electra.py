@@ -117,5 +117,5 @@ def get_config(arg="small"):
     if args.variant == "two_stage":  # section 3.2: of equal size, for weights to be copied
         config.objective.update(variant="electra", tie="none", generator_size=1.0)
         config.optim.frozen = ("^generator/", "^masked_lm/")
-        config.init_from = config.part_from.get_ref("generator")
+        config.init_from = config.part_from.get_ref("generator").identity()
     return common.quick(config) if args.quick else config

@@ -69,7 +69,7 @@ def get_config(arg="base"):
     config.data.pipeline = "masked_lm"
     config.data.source = ""
     config.data.source_hint = (
-        "RoBERTa was trained on Wikipedia, BooksCorpus, CC-News, OpenWebText and Stories, which are "
+        "RoBERTa was trained on Wikipedia, BooksCorpus, CC-News, OpenWebText, Stories, which are "
         "not shipped: give text with --config.data.source=PATH, or "
         "hf:Skylion007/openwebtext:train with a network"
     )

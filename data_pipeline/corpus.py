@@ -23,7 +23,14 @@ from collections.abc import Callable, Iterator
 
 import ml_collections
 
-from data_pipeline import files, records, sentences, sources, tokenizers
+from data_pipeline import (
+    files,
+    records,
+    sentences,
+    sources,
+    tokenizer_training,
+    tokenizers,
+)
 from errors import UserError
 
 VERSION = 1  # of the rules by which text becomes records
@@ -218,7 +225,7 @@ def _tokenize(tokenizer, texts: list[str]) -> Iterator[tuple[str, list[list[int]
     """Yields each text that has tokens, with the ids of its sentences."""
     for start in range(0, len(texts), 256):  # many at a time, for the tokenizer's threads
         batch = texts[start : start + 256]
-        pieces = [_pieces(tokenizer.kind, text) for text in batch]
+        pieces = [_pieces(tokenizer, text) for text in batch]
         ids = iter(tokenizer.encode_batch(list(itertools.chain(*pieces))))
         for text, parts in zip(batch, pieces, strict=True):
             encoded = [sentence for sentence in itertools.islice(ids, len(parts)) if sentence]
@@ -226,11 +233,23 @@ def _tokenize(tokenizer, texts: list[str]) -> Iterator[tuple[str, list[list[int]
                 yield text, encoded
 
 
-def _pieces(kind: str, text: str) -> list[str]:
-    """Returns what is tokenized by itself: sentences, or all of a text that must stay lossless."""
-    if kind == "byte_bpe":
+def _pieces(tokenizer: tokenizers.Tokenizer, text: str) -> list[str]:
+    """Returns what is tokenized by itself: sentences, or all of a text that must stay lossless.
+
+    Byte-level BPE keeps every byte. A masked LM's (RoBERTa's) is given sentences all the same, each
+    with the white space before it; a decoder's the whole text.
+    """
+    found = [sentence for line in text.split("\n") for sentence in sentences.split(line)]
+    if tokenizer.kind != "byte_bpe":
+        return found
+    if tokenizer.mask_id is None or not found:
         return [text]
-    return [sentence for line in text.split("\n") for sentence in sentences.split(line)]
+    pieces, start, end = [], 0, 0
+    for sentence in found:
+        end = text.index(sentence, end) + len(sentence)
+        pieces.append(text[start:end])
+        start = end
+    return [*pieces[:-1], pieces[-1] + text[start:]]
 
 
 def _share(text: str) -> float:
@@ -279,14 +298,14 @@ def prepare_tokenizer(
 
     Args:
       source: text to train on.
-      config: kind, path, vocab_size, lowercase: `data.tokenizer` of a config.
+      config: kind, path, vocab_size, lowercase, specials: `data.tokenizer` of a config.
       cache_dir: a trained vocabulary is kept below it, by a hash of the text and the settings.
       progress: called while text is read.
 
     Raises:
-      UserError: see `tokenizers.load` and `tokenizers.train`.
+      UserError: see `tokenizers.load` and `tokenizer_training.train`.
     """
-    settings = (config.kind, config.vocab_size, config.lowercase)
+    settings = (config.kind, config.vocab_size, config.lowercase, config.specials)
     if config.path is not None:
         return tokenizers.load(config.path, config.kind, config.lowercase)
     name = files.content_hash(version=VERSION, source=source.fingerprint(), settings=settings)
@@ -294,8 +313,8 @@ def prepare_tokenizer(
     with files.exclusive(directory):
         done = directory / "done.json"
         if not done.exists():
-            kind, vocab_size, lowercase = settings
-            tokenizer = tokenizers.train(kind, Sample(source, progress), vocab_size, lowercase)
+            kind, *others = settings
+            tokenizer = tokenizer_training.train(kind, Sample(source, progress), *others)
             tokenizer.save(directory)
             files.write_json(done, {"source": source.spec, "fingerprint": tokenizer.fingerprint})
         tokenizer = tokenizers.load(directory)

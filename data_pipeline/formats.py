@@ -4,6 +4,7 @@ A document is a pair of arrays, as in the corpus: the tokens of all its sentence
 tokens in each sentence. Examples are slices of it: nothing is copied here.
 """
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,67 +15,223 @@ import numpy as np
 Document = tuple[np.ndarray, np.ndarray]  # tokens; lengths of the sentences, none of them 0
 
 
-class Pair(NamedTuple):
-    """Two stretches of text for next-sentence prediction."""
+class Example(NamedTuple):
+    """One or two stretches of text between special tokens."""
 
     a: np.ndarray
-    b: np.ndarray
-    is_random: bool  # B comes from another document
+    b: np.ndarray | None  # None: `[CLS] A [SEP]`
+    label: bool = False  # B does not follow A: it comes from elsewhere, or the two are swapped
 
 
-def sentence_pairs(
-    documents: Sequence[Document],
-    *,
-    length: int,
-    random_next: float,
-    short_seq_prob: float,
-    rng: random.Random,
-) -> Iterator[Pair]:
-    """Cuts documents into pairs by BERT's rules (create_pretraining_data.py; papers' facts in
-    appendix A.2).
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What the formats are told, besides the documents."""
+
+    length: int  # tokens in a row, special ones included
+    sep_id: int
+    separators: int  # between A and B: 1, and 2 in RoBERTa's vocabulary
+    negatives: str  # a name in NEGATIVES
+    negative_rate: float  # how often a pair is a negative one
+    short_seq_prob: float  # how often examples are cut for a shorter row
+
+    @property
+    def pair_room(self) -> int:
+        """Most tokens of A and B together."""
+        return self.length - 2 - self.separators
+
+    @property
+    def single_room(self) -> int:
+        """Most tokens of A alone."""
+        return self.length - 2
+
+
+# What the label of a pair says (BERT, section 3.1; ALBERT, section 3.1).
+NEGATIVES = ("random", "swapped", "none")
+
+
+def segment_pairs(
+    documents: Sequence[Document], rules: Rules, rng: random.Random
+) -> Iterator[Example]:
+    """Cuts documents into pairs of segments by BERT's rules (create_pretraining_data.py; papers'
+    facts in appendix A.2).
 
     Sentences are collected until they fill a row or the document ends; A is a random number of the
-    first of them. B is the rest or, with probability `random_next` and whenever there is only one
-    sentence, text from a random place of another document; the unused rest is then put back. So
-    more than `random_next` of the pairs are random.
+    first of them and B is the rest. What makes a negative example:
+
+    random   B is text from a random place of another document, and the unused rest is put back;
+             with probability `negative_rate`, and always where there is only one sentence. So more
+             than `negative_rate` of the pairs are random.
+    swapped  A and B change places with probability `negative_rate`; one sentence alone gets a
+             random B (ALBERT, create_pretraining_data.py).
+    none     Nothing; one sentence alone stays alone.
 
     Args:
       documents: the pool from which random B's are drawn as well; none empty.
-      length: tokens in a row, [CLS] and two [SEP] included: len(a) + len(b) <= length - 3.
-      random_next: probability of a random B.
-      short_seq_prob: probability that a whole document is cut into shorter pairs.
+      rules: the numbers.
       rng: the only source of randomness.
     """
-    room = length - 3
-    offsets = [[0, *itertools.accumulate(sizes.tolist())] for _, sizes in documents]
+    room = rules.pair_room
+    offsets = _offsets(documents)
     for number, (tokens, _) in enumerate(documents):
         ends = offsets[number]
         last = len(ends) - 1
-        target = rng.randint(2, room) if rng.random() < short_seq_prob else room
+        target = rng.randint(2, room) if rng.random() < rules.short_seq_prob else room
         start = 0
         while start < last:
             stop = start + 1  # the chunk is the sentences start..stop-1
             while stop < last and ends[stop] - ends[start] < target:
                 stop += 1
             middle = rng.randint(start + 1, stop - 1) if stop - start > 1 else stop
+            single = stop - start == 1
+            if single and rules.negatives == "none":
+                yield Example(tokens[ends[start] : ends[stop]][: rules.single_room], None)
+                start = stop
+                continue
             a = (ends[start], ends[middle])
-            is_random = stop - start == 1 or rng.random() < random_next
-            if is_random:
+            negative = single or (rules.negatives != "none" and rng.random() < rules.negative_rate)
+            if negative and (single or rules.negatives == "random"):
                 other = _another(number, len(documents), rng)
-                b_tokens, b_ends = documents[other][0], offsets[other]
-                first = after = rng.randint(0, len(b_ends) - 2)
-                while after == first or (
-                    after < len(b_ends) - 1
-                    and b_ends[after] - b_ends[first] < target - (a[1] - a[0])
-                ):
-                    after += 1
-                b = (b_ends[first], b_ends[after])
+                b_tokens = documents[other][0]
+                b = _random_stretch(offsets[other], target - (a[1] - a[0]), rng)
                 start = middle
             else:
                 b_tokens, b = tokens, (ends[middle], ends[stop])
                 start = stop
             a, b = _truncate(a, b, room, rng)
-            yield Pair(tokens[slice(*a)], b_tokens[slice(*b)], is_random)
+            pair = tokens[slice(*a)], b_tokens[slice(*b)]
+            if negative and not single and rules.negatives == "swapped":
+                pair = pair[::-1]
+            yield Example(*pair, negative)
+
+
+def sentence_pairs(
+    documents: Sequence[Document], rules: Rules, rng: random.Random
+) -> Iterator[Example]:
+    """Cuts documents into pairs of single sentences (RoBERTa, section 4.2, SENTENCE-PAIR).
+
+    B is the sentence after A, or, by the rules of `segment_pairs`, a sentence of another document
+    or the two in the wrong order.
+    """
+    offsets = _offsets(documents)
+    for number, (tokens, _) in enumerate(documents):
+        ends = offsets[number]
+        last = len(ends) - 1
+        start = 0
+        while start < last:
+            single = start + 1 == last
+            a = (ends[start], ends[start + 1])
+            if single and rules.negatives == "none":
+                yield Example(tokens[slice(*a)][: rules.single_room], None)
+                break
+            negative = single or (rules.negatives != "none" and rng.random() < rules.negative_rate)
+            if negative and (single or rules.negatives == "random"):
+                other = _another(number, len(documents), rng)
+                b_tokens, b = documents[other][0], _random_stretch(offsets[other], 1, rng)
+                start += 1
+            else:
+                b_tokens, b = tokens, (ends[start + 1], ends[start + 2])
+                start += 2
+            a, b = _truncate(a, b, rules.pair_room, rng)
+            pair = tokens[slice(*a)], b_tokens[slice(*b)]
+            if negative and not single and rules.negatives == "swapped":
+                pair = pair[::-1]
+            yield Example(*pair, negative)
+
+
+def full_sentences(
+    documents: Sequence[Document], rules: Rules, rng: random.Random
+) -> Iterator[Example]:
+    """Fills rows with contiguous sentences, across documents, a separator between these (RoBERTa,
+    section 4.2, FULL-SENTENCES). A sentence longer than a row is cut.
+    """
+    del rng
+    separator = np.array([rules.sep_id])
+    parts: list[np.ndarray] = []
+    used = 0
+    for tokens, sizes in documents:
+        between = [separator] if parts else []
+        for sentence in _whole_or_cut(tokens, sizes, rules.single_room):
+            if used + len(between) + len(sentence) > rules.single_room:
+                yield Example(np.concatenate(parts), None)
+                parts, used, between = [], 0, []
+            parts += [*between, sentence]
+            used += len(between) + len(sentence)
+            between = []
+    if parts:
+        yield Example(np.concatenate(parts), None)
+
+
+def doc_sentences(
+    documents: Sequence[Document], rules: Rules, rng: random.Random
+) -> Iterator[Example]:
+    """The same within documents: the last row of each may be short (RoBERTa, section 4.2,
+    DOC-SENTENCES). The paper evens the batches out by their size; here rows can be packed.
+    """
+    for document in documents:
+        yield from full_sentences([document], rules, rng)
+
+
+def two_segments(
+    documents: Sequence[Document], rules: Rules, rng: random.Random
+) -> Iterator[Example]:
+    """Cuts documents into one or two segments (ELECTRA, build_pretraining_dataset.py).
+
+    Sentences are collected as in `segment_pairs`. They join A while they fit into half the row, the
+    one that does not with probability 0.5, and B from there on; one example in ten has no B. What
+    is too long is cut off at the end. There are no labels.
+    """
+    target = rules.length
+    for tokens, sizes in documents:
+        ends = [0, *itertools.accumulate(sizes.tolist())]
+        start = 0
+        while start < len(sizes):
+            stop = start + 1
+            while stop < len(sizes) and ends[stop] - ends[start] < target:
+                stop += 1
+            goal = len(tokens) + 1 if rng.random() < 0.1 else (target - 3) // 2
+            middle = start + 1  # A is the sentences start..middle-1
+            while middle < stop and ends[middle + 1] - ends[start] < goal:
+                middle += 1
+            if middle < stop and ends[middle] - ends[start] < goal and rng.random() < 0.5:
+                middle += 1
+            a = tokens[ends[start] : ends[middle]][: rules.single_room]
+            b = tokens[ends[middle] : ends[stop]][: max(rules.pair_room - len(a), 0)]
+            yield Example(a, b if len(b) else None)
+            start = stop
+            short = rng.random() < rules.short_seq_prob
+            target = rng.randint(5, rules.length) if short else rules.length
+
+
+FORMATS = {
+    "segment_pairs": segment_pairs,
+    "sentence_pairs": sentence_pairs,
+    "full_sentences": full_sentences,
+    "doc_sentences": doc_sentences,
+    "two_segments": two_segments,
+}
+LABELED = ("segment_pairs", "sentence_pairs")  # those that can have negative examples
+
+
+def _offsets(documents: Sequence[Document]) -> list[list[int]]:
+    """Returns where the sentences of each document begin, and where the last ends."""
+    return [[0, *itertools.accumulate(sizes.tolist())] for _, sizes in documents]
+
+
+def _random_stretch(ends: list[int], wanted: int, rng: random.Random) -> tuple[int, int]:
+    """Returns (start, stop) of whole sentences from a random one on, of `wanted` tokens or more."""
+    first = after = rng.randint(0, len(ends) - 2)
+    while after == first or (after < len(ends) - 1 and ends[after] - ends[first] < wanted):
+        after += 1
+    return ends[first], ends[after]
+
+
+def _whole_or_cut(tokens: np.ndarray, sizes: np.ndarray, room: int) -> Iterator[np.ndarray]:
+    """Yields the sentences, those of more than `room` tokens in pieces."""
+    start = 0
+    for size in sizes.tolist():
+        for at in range(0, size, room):
+            yield tokens[start + at : start + min(at + room, size)]
+        start += size
 
 
 def _another(number: int, count: int, rng: random.Random) -> int:

@@ -80,6 +80,7 @@ class Masking:
     max_predictions: int  # P
     mask: float  # of the predicted tokens: replaced by [MASK]
     random: float  # and by a token drawn from the whole vocabulary; the rest stays as it is
+    ngram: int  # the most words that are chosen together; n of them with p(n) ~ 1/n
     mask_id: int
     vocab_size: int
 
@@ -104,8 +105,8 @@ def mask_tokens(
     """Chooses words at random and corrupts their tokens (BERT, create_pretraining_data.py).
 
     The words of a row are taken in random order until min(P, max(1, round(rate * length))) tokens
-    are chosen; a word that no longer fits is skipped. Each chosen token is then corrupted on its
-    own.
+    are chosen; a word that no longer fits is skipped. With n-grams (ALBERT, section 4.1) each word
+    brings up to ngram - 1 of those behind it. Each chosen token is then corrupted on its own.
 
     Args:
       tokens: [B T].
@@ -118,7 +119,8 @@ def mask_tokens(
     """
     choice_keys, action_keys, token_keys = (fold_in(keys, i) for i in range(3))
     room = np.clip(np.rint(masking.rate * lengths), 1, masking.max_predictions).astype(np.int64)
-    chosen = candidates & _choose_words(candidates, starts, room, choice_keys)
+    draws = uniform(fold_in(keys, 3), tokens.shape[1]) if masking.ngram > 1 else None
+    chosen = candidates & _choose_words(candidates, starts, room, choice_keys, masking.ngram, draws)
 
     real = np.arange(masking.max_predictions) < chosen.sum(axis=1)[:, None]  # [B P]
     rows, columns = np.nonzero(chosen)
@@ -138,7 +140,7 @@ def mask_tokens(
     return Masked(corrupted, positions, targets, real.astype(np.float32))
 
 
-def _choose_words(candidates, starts, room, keys):
+def _choose_words(candidates, starts, room, keys, ngram, draws):
     """Returns [B T] bool: the token's word is chosen, with at most room [B] candidates in all."""
     B, T = candidates.shape
     words = np.maximum(np.cumsum(starts, axis=1) - 1, 0)  # [B T], which word of its row
@@ -146,6 +148,9 @@ def _choose_words(candidates, starts, room, keys):
     # Tokens of each word; 0: no such word.
     sizes = np.bincount(cells, minlength=B * T).reshape(B, T)
     order = np.argsort(random_bits(keys, T), axis=1)
+    if ngram > 1:
+        taken = _choose_ngrams(candidates, starts, sizes, room, order, draws, ngram)
+        return np.take_along_axis(taken, words, axis=1)
     taken = np.zeros((B, T), bool)  # in that order
     # One word of every row at a time: the loop ends after about P rounds.
     for i, size in enumerate(np.take_along_axis(sizes, order, axis=1).T):
@@ -156,3 +161,42 @@ def _choose_words(candidates, starts, room, keys):
     chosen = np.zeros((B, T), bool)
     np.put_along_axis(chosen, order, taken, axis=1)
     return np.take_along_axis(chosen, words, axis=1)
+
+
+def _choose_ngrams(candidates, starts, sizes, room, order, draws, ngram):
+    """Returns [B T] bool: which words are chosen, by ALBERT's create_pretraining_data.py.
+
+    At each word of `order`, n is drawn among the lengths that are there; while the n-gram has more
+    tokens than `room` it loses its last word; one that still has, or that overlaps a chosen one, is
+    skipped. An n-gram never reaches over a gap between candidates, so it stays in its segment.
+    """
+    B, T = candidates.shape
+    row = np.arange(B)
+    # Word w goes on right behind word w - 1: the token before its first one is a candidate.
+    follows = np.zeros((B, T + ngram), bool)
+    at_row, at = np.nonzero(starts)
+    number = (np.cumsum(starts, axis=1) - 1)[at_row, at]
+    follows[at_row, number] = (at > 0) & candidates[at_row, np.maximum(at - 1, 0)]
+    ends = np.cumsum(np.pad(sizes, ((0, 0), (1, ngram))), axis=1)  # tokens before each word
+    taken = np.zeros((B, T + ngram), bool)
+    harmonic = np.cumsum(1 / np.arange(1, ngram + 1))
+    room = room.copy()
+    for i in range(T):  # places of words; many a row has fewer, and is done before
+        word = order[:, i]
+        reach, joined = np.ones(B, np.int64), np.ones(B, bool)
+        for n in range(1, ngram):
+            joined &= follows[row, word + n]
+            reach += joined
+        n = 1 + (draws[:, i] * harmonic[reach - 1] >= harmonic[:-1, None]).sum(axis=0)
+        for m in range(ngram, 1, -1):
+            n -= (n == m) & (ends[row, word + n] - ends[row, word] > room)
+        size = ends[row, word + n] - ends[row, word]
+        fits = (sizes[row, word] > 0) & (size <= room)
+        for k in range(ngram):
+            fits &= ~(taken[row, word + k] & (k < n))
+        for k in range(ngram):
+            taken[row, word + k] |= fits & (k < n)
+        room -= size * fits
+        if not room.any():
+            break
+    return taken[:, :T]

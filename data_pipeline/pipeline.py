@@ -20,8 +20,8 @@ from data_pipeline import files, noise, rows, sources, tokenizers
 from data_pipeline import records as record_files
 from errors import UserError, one_of
 
-VERSION = 1  # of the example records; part of the name of their cache folder
-PIPELINES = {"masked_pairs": rows.MaskedPairs, "causal_stream": rows.CausalStream}
+VERSION = 2  # of the example records; part of the name of their cache folder
+PIPELINES = {"masked_lm": rows.MaskedLM, "causal_stream": rows.CausalStream}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +98,12 @@ def prepare_data(
     tokenizer = _tokenizer(source, data.tokenizer, cache, tokenizer_dir, progress)
     _check_vocabulary(tokenizer, config)
     pipeline = kind(data, tokenizer)
+    if config.objective.get("sentence_pair") and not getattr(pipeline, "labeled", False):
+        raise UserError(
+            f"config.objective.sentence_pair=True needs labeled pairs, which config.data.pipeline="
+            f"{data.pipeline} does not give: set config.data.format.negatives to random or "
+            "swapped, or objective.sentence_pair to False."
+        )
     corpus = corpora.prepare_corpus(
         source,
         tokenizer,

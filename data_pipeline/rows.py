@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from data_pipeline import formats, noise, packing, tokenizers
-from errors import UserError
+from errors import UserError, one_of
 
 Rows = dict[str, np.ndarray]  # fields of model/batch.py, each [B, ...]
 
@@ -33,11 +33,13 @@ class Pipeline(Protocol):
         """Returns a row for each record (`b""`: padding only), noise by its key (uint64 [B])."""
 
 
-class MaskedPairs:
-    """BERT's rows, `[CLS] A [SEP] B [SEP]` with masks; several pairs in a row if packed.
+class MaskedLM:
+    """Masked rows of one or two segments, `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`.
 
-    A record is (len A + 2, len B + 1, B is random) of each pair, then the tokens of the row. With
-    packing the budget of predictions belongs to the row, not to the pair, so that `P` is the same.
+    RoBERTa's vocabulary has `<s> A </s> </s> B </s>`. How text is cut is a name in
+    `formats.FORMATS`. Several examples go into a row if it is packed: then the budget of
+    predictions belongs to the row, so that `P` is the same. A record is (tokens up to the first
+    [SEP], tokens after it, label) of each example, then the tokens of the row.
     """
 
     def __init__(self, data: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer):
@@ -46,12 +48,13 @@ class MaskedPairs:
         Raises:
           UserError: for a tokenizer or numbers that do not suit.
         """
-        masking = data.masking
+        masking, form = data.masking, data.format
         self.cls_id, self.sep_id = tokenizer.cls_id, tokenizer.sep_id
         if None in (self.cls_id, self.sep_id, tokenizer.mask_id):
             raise UserError(
-                f"data.pipeline=masked_pairs needs [CLS], [SEP] and [MASK], which the "
-                f"{tokenizer.kind} vocabulary lacks: set data.tokenizer.kind=wordpiece."
+                f"data.pipeline=masked_lm needs tokens for the beginning, the end and the mask "
+                f"([CLS], [SEP], [MASK]), which the {tokenizer.kind} vocabulary lacks: set "
+                "data.tokenizer.kind=wordpiece, or data.tokenizer.specials=roberta."
             )
         if data.length < 8:
             raise UserError(
@@ -68,18 +71,41 @@ class MaskedPairs:
             raise UserError(
                 "data.masking.rate must lie between 0 and 1, and mask + random must not exceed 1."
             )
+        if masking.ngram < 1:
+            raise UserError(f"data.masking.ngram={masking.ngram} must be at least 1.")
+        self.cut = formats.FORMATS[one_of("data.format.name", form.name, formats.FORMATS)]
+        one_of("data.format.negatives", form.negatives, formats.NEGATIVES)
+        self.labeled = form.negatives != "none"
+        if self.labeled and form.name not in formats.LABELED:
+            raise UserError(
+                f"data.format.name={form.name} has no pairs to label: set "
+                f"data.format.negatives=none, or the name to one of {', '.join(formats.LABELED)}."
+            )
+        if not 0 <= form.negative_rate <= 1 or not 0 <= form.short_seq_prob <= 1:
+            raise UserError(
+                "data.format.negative_rate and short_seq_prob must lie between 0 and 1."
+            )
+        if form.passes < 1:
+            raise UserError(f"data.format.passes={form.passes} must be at least 1.")
+        self.rules = formats.Rules(
+            length=data.length,
+            sep_id=tokenizer.sep_id,
+            separators=2 if tokenizer.doubles_sep else 1,
+            negatives=form.negatives,
+            negative_rate=form.negative_rate,
+            short_seq_prob=form.short_seq_prob,
+        )
         self.length = data.length
         self.examples = packing.max_examples(data.length) if data.packing else 1  # G
-        pairs = data.pairs
-        self.recipe = {"length": data.length, "packing": data.packing, "pairs": pairs.to_dict()}
-        self.random_next, self.short_seq_prob = pairs.random_next, pairs.short_seq_prob
-        self.passes = pairs.passes
+        self.recipe = {"length": data.length, "packing": data.packing, "format": form.to_dict()}
+        self.passes = form.passes
         self.static = masking.static
         self.masking = noise.Masking(
             rate=masking.rate,
             max_predictions=masking.max_predictions,
             mask=masking.mask,
             random=masking.random,
+            ngram=masking.ngram,
             mask_id=tokenizer.mask_id,
             vocab_size=tokenizer.vocab_size,
         )
@@ -90,22 +116,23 @@ class MaskedPairs:
     def write(self, documents, rng):
         """See `Pipeline`."""
         cls, sep = [self.cls_id], [self.sep_id]
-        pairs = list(
-            formats.sentence_pairs(
-                documents,
-                length=self.length,
-                random_next=self.random_next,
-                short_seq_prob=self.short_seq_prob,
-                rng=rng,
-            )
-        )
-        lengths = [len(pair.a) + len(pair.b) + 3 for pair in pairs]
+        between = sep * (self.rules.separators - 1)
+        examples = [
+            self._lay_out(x, cls, sep, between) for x in self.cut(documents, self.rules, rng)
+        ]
+        lengths = [first + second for (first, second, _), _ in examples]
         for row in packing.first_fit(lengths, self.length, self.examples):
             header, tokens = [], []
-            for pair in (pairs[i] for i in row):
-                header += [len(pair.a) + 2, len(pair.b) + 1, pair.is_random]
-                tokens += [cls, pair.a, sep, pair.b, sep]
+            for i in row:
+                header += examples[i][0]
+                tokens += examples[i][1]
             yield self.codec.encode(header, *tokens)
+
+    def _lay_out(self, example, cls, sep, between):
+        """Returns (tokens up to the first [SEP], tokens after it, label), and the tokens."""
+        first = [cls, example.a, sep]
+        second = [] if example.b is None else [between, example.b, sep]
+        return (sum(map(len, first)), sum(map(len, second)), example.label), first + second
 
     def read(self, records, keys):
         """See `Pipeline`."""
@@ -132,7 +159,7 @@ class MaskedPairs:
             "positions": positions,
             "pair_positions": ((np.cumsum(sizes, axis=1) - sizes) * used).astype(np.int32),
             "pair_labels": labels.astype(np.int32),
-            "pair_weights": used.astype(np.float32),
+            "pair_weights": (used & self.labeled).astype(np.float32),
         }
 
 

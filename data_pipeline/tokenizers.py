@@ -1,4 +1,4 @@
-"""One interface over WordPiece, byte-level BPE and SentencePiece: load, train, save.
+"""One interface over WordPiece, byte-level BPE and SentencePiece: load, use, save.
 
 A tokenizer is a kind, a case rule and the files of its published layout, kept as bytes: that is
 what is pickled, hashed and saved. Special tokens are never found in text: "[MASK]" or
@@ -6,23 +6,22 @@ what is pickled, hashed and saved. Special tokens are never found in text: "[MAS
 that no text can forge one.
 """
 
-import collections
 import hashlib
-import io
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import sentencepiece
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 import errors
 from errors import UserError
 
-WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 END_OF_TEXT = "<|endoftext|>"
 # Role -> its published names: BERT and ALBERT, RoBERTa and T5, XLNet, GPT-2.
 ROLES = {
@@ -46,6 +45,7 @@ class Tokenizer:
       vocab_size: V.
       pad_id, unk_id, cls_id, sep_id, mask_id, eot_id: None where the vocabulary has no such token.
       special_ids: those of them that exist, ascending.
+      doubles_sep: whether two separators stand between the segments of a pair, as in RoBERTa's.
       continues_word: bool [V], True for a piece that does not start a word.
       fingerprint: hash of kind, case rule and vocabulary, 16 hex digits.
     """
@@ -65,6 +65,7 @@ class Tokenizer:
         self.pad_id, self.unk_id, self.cls_id = ids["pad"], ids["unk"], ids["cls"]
         self.sep_id, self.mask_id, self.eot_id = ids["sep"], ids["mask"], ids["eot"]
         self.special_ids = tuple(sorted({i for i in ids.values() if i is not None}))
+        self.doubles_sep = self.cls_id is not None and self._tokens[self.cls_id] == "<s>"
         self.continues_word = np.array([self._continues(token) for token in self._tokens])
         self.continues_word[list(self.special_ids)] = False
         parts = [self.kind.encode(), bytes([lowercase]), *(files[name] for name in sorted(files))]
@@ -118,7 +119,7 @@ class WordPiece(Tokenizer):
         vocab = {token: i for i, token in enumerate(tokens)}
         # A longer word is one [UNK]: 100 characters as in Hugging Face's code (Google's has 200).
         model = models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100)
-        self._backend = _bert_backend(model, self.lowercase)
+        self._backend = bert_backend(model, self.lowercase)
         return tokens
 
     def _continues(self, token: str) -> bool:
@@ -143,30 +144,68 @@ class ByteBpe(Tokenizer):
 
 
 class SentencePiece(Tokenizer):
-    """ALBERT's, XLNet's and T5's: a SentencePiece model, lower-casing before it where asked."""
+    """ALBERT's, XLNet's and T5's: a SentencePiece model, lower-casing before it where asked.
+
+    A vocabulary with [CLS] and [MASK] is ALBERT's: it gets the clean-up of its tokenization.py
+    before the model, and behind it a comma that follows a digit stands by itself.
+    """
 
     kind = "sentencepiece"
 
     def _read(self) -> list[str]:
         model = self._files["spiece.model"]
         self._backend = sentencepiece.SentencePieceProcessor(model_proto=model)
-        return [self._backend.id_to_piece(i) for i in range(self._backend.get_piece_size())]
+        tokens = [self._backend.id_to_piece(i) for i in range(self._backend.get_piece_size())]
+        self.is_albert = {"[CLS]", "[MASK]"} <= set(tokens)
+        self._split = {}  # id of a piece such as "5," -> ids of "5" and ","
+        if self.is_albert:
+            for i, piece in enumerate(tokens):
+                if re.fullmatch(r".*\d,", piece):
+                    self._split[i] = self._without_comma(piece)
+        return tokens
+
+    def _without_comma(self, piece: str) -> list[int]:
+        """Returns the ids of a piece and of its last comma (tokenization.py, encode_pieces)."""
+        pieces = self._backend.encode(piece[:-1].replace("▁", ""), out_type=str)
+        if not piece.startswith("▁") and pieces[0].startswith("▁"):
+            pieces = [pieces[0][1:], *pieces[1:]] if len(pieces[0]) > 1 else pieces[1:]
+        return [self._backend.piece_to_id(p) for p in (*pieces, ",")]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:  # noqa: D102 (see Tokenizer)
+        if self.is_albert:
+            texts = [albert_clean(text) for text in texts]
         texts = [text.lower() for text in texts] if self.lowercase else list(texts)
-        return self._backend.encode(texts, num_threads=1)
+        ids = self._backend.encode(texts, num_threads=1)
+        if not self._split:
+            return ids
+        return [
+            [part for i in row for part in self._split.get(i, (i,))]
+            if not self._split.keys().isdisjoint(row)
+            else row
+            for row in ids
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:  # noqa: D102
         return self._backend.decode([int(i) for i in ids])
 
     def _continues(self, token: str) -> bool:
-        return not token.startswith("▁")
+        """Whether a piece goes on with a word, by ALBERT's rule (create_pretraining_data.py)."""
+        starts = token.startswith(("▁", "<")) or not re.fullmatch(r"[a-z]+", token.lower())
+        return not starts
+
+
+def albert_clean(text: str) -> str:
+    """Returns text with single spaces, plain double quotes and no accents (tokenization.py)."""
+    text = " ".join(text.split()).replace("``", '"').replace("''", '"')
+    text = unicodedata.normalize("NFKD", text)
+    return "".join(c for c in text if not unicodedata.combining(c))
 
 
 KINDS: dict[str, type[Tokenizer]] = {c.kind: c for c in (WordPiece, ByteBpe, SentencePiece)}
 
 
-def _bert_backend(model: models.WordPiece, lowercase: bool) -> Backend:
+def bert_backend(model: models.WordPiece, lowercase: bool) -> Backend:
+    """Returns a pipeline with BERT's basic splitting around a model."""
     backend = Backend(model)
     # Lower-casing also strips accents, as in the released code.
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
@@ -256,7 +295,7 @@ def _canonical(files: dict[str, bytes]) -> dict[str, bytes]:
         for merge in merges:  # the library would panic
             if len(merge) != 2 or not vocab.keys() >= {*merge, "".join(merge)}:
                 raise ValueError(f"merge {' '.join(merge)!r} does not fit its tokens")
-        return _bpe_files(vocab, merges)
+        return bpe_files(vocab, merges)
     return files
 
 
@@ -265,7 +304,8 @@ def _merges(content: bytes) -> list[tuple[str, ...]]:
     return [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
 
 
-def _bpe_files(vocab: dict[str, int], merges: Iterable[Sequence[str]]) -> dict[str, bytes]:
+def bpe_files(vocab: dict[str, int], merges: Iterable[Sequence[str]]) -> dict[str, bytes]:
+    """Returns the published files of a byte-level BPE."""
     vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
     lines = ["#version: 0.2", *map(" ".join, merges), ""]
     return {
@@ -285,112 +325,3 @@ def _is_lowercase(tokenizer: Tokenizer) -> bool:
         return False
     tokens = map(tokenizer.id_to_token, range(tokenizer.vocab_size))
     return not any(t != t.lower() for t in tokens if not t.startswith(("[", "<")))
-
-
-# Train
-
-SMALLEST = 257  # all bytes and the end of text
-
-
-def train(kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool) -> Tokenizer:
-    """Trains a vocabulary; the same texts give the same one, in any process.
-
-    Args:
-      kind: a name in `KINDS`.
-      texts: read twice by WordPiece, so not an iterator.
-      vocab_size: V, special tokens included; a small text may give fewer.
-      lowercase: lower-case the text, now and in use.
-
-    Raises:
-      UserError: for an unknown kind and for a size that cannot hold the characters of the text.
-    """
-    errors.one_of("tokenizer kind", kind, KINDS)
-    if kind == "byte_bpe" and lowercase:
-        raise UserError(
-            "Byte-level BPE keeps the case of letters: set the tokenizer's lowercase to False."
-        )
-    if vocab_size < SMALLEST:
-        raise UserError(
-            f"vocab_size={vocab_size} cannot hold an alphabet: give {SMALLEST} or more."
-        )
-    return KINDS[kind](TRAINERS[kind](texts, vocab_size, lowercase), lowercase)
-
-
-def _train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool) -> dict[str, bytes]:
-    backend = _bert_backend(models.WordPiece(unk_token="[UNK]"), lowercase)
-    # The library numbers `##` characters in the random order of a hash table, and breaks ties
-    # between merges by those numbers. Giving it the alphabet, with and without `##`, makes it
-    # reproducible.
-    counts = collections.Counter()
-    for text in texts:
-        counts.update(backend.normalizer.normalize_str(text))
-    ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
-    # 1000 as in the library, but never most of a small vocabulary; words with others become [UNK].
-    alphabet = sorted(ranked[: min(1000, max(100, vocab_size // 8))])
-    inside = ["##" + c for c in alphabet if _stands_in_words(backend, c)]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[*WORDPIECE_SPECIALS, *inside],
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    vocab = backend.get_vocab()
-    return {"vocab.txt": ("\n".join(sorted(vocab, key=vocab.get)) + "\n").encode()}
-
-
-def _stands_in_words(backend: Backend, char: str) -> bool:
-    """Whether a character can continue a word; punctuation and Chinese characters stand alone."""
-    text = backend.normalizer.normalize_str(f"a{char}a")
-    return len(backend.pre_tokenizer.pre_tokenize_str(text)) == 1
-
-
-def _train_byte_bpe(texts: Iterable[str], vocab_size: int, lowercase: bool) -> dict[str, bytes]:
-    del lowercase
-    backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,  # END_OF_TEXT comes last, as in GPT-2
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    merges = json.loads(backend.to_str())["model"]["merges"]
-    vocab = backend.get_vocab()
-    return _bpe_files(vocab | {END_OF_TEXT: len(vocab)}, merges)
-
-
-def _train_sentencepiece(
-    texts: Iterable[str], vocab_size: int, lowercase: bool
-) -> dict[str, bytes]:
-    lines = (line for text in texts for line in text.splitlines())
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(line.lower() for line in lines) if lowercase else lines,
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            num_threads=1,  # another number of threads gives another vocabulary
-            max_sentence_length=2**20,  # bytes; by default lines above 4 kB are left out
-            # ALBERT's order, then the end mark of T5
-            pad_id=0,
-            unk_id=1,
-            bos_id=-1,
-            eos_id=5,
-            pad_piece="<pad>",
-            control_symbols=["[CLS]", "[SEP]", "[MASK]"],
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise UserError(f"SentencePiece could not train {vocab_size} pieces: {error}.") from error
-    return {"spiece.model": model.getvalue()}
-
-
-TRAINERS: dict[str, Callable[[Iterable[str], int, bool], dict[str, bytes]]] = {
-    "wordpiece": _train_wordpiece,
-    "byte_bpe": _train_byte_bpe,
-    "sentencepiece": _train_sentencepiece,
-}

@@ -12,7 +12,14 @@ import ml_collections
 from absl import app, flags
 
 import errors
-from data_pipeline import corpus, progress, sources, text_files, tokenizers
+from data_pipeline import (
+    corpus,
+    progress,
+    sources,
+    text_files,
+    tokenizer_training,
+    tokenizers,
+)
 
 SOURCE = flags.DEFINE_string("source", "embedded", "See data_pipeline/sources.py.")
 LAYOUT = flags.DEFINE_enum("layout", "auto", list(text_files.LAYOUTS), "Of text files.")
@@ -20,6 +27,12 @@ TOKENIZER = flags.DEFINE_string("tokenizer", None, "Vocabulary, file or folder. 
 KIND = flags.DEFINE_enum("tokenizer_kind", None, list(tokenizers.KINDS), "Of a trained one.")
 VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 30522, "Of a trained vocabulary.")
 LOWERCASE = flags.DEFINE_bool("lowercase", None, "Of a trained vocabulary; default: false.")
+SPECIALS = flags.DEFINE_enum(
+    "specials",
+    "",
+    ["", *tokenizer_training.SPECIALS],
+    "Of a trained vocabulary, if not its kind's.",
+)
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the corpus; default: in --cache_dir.")
 CACHE_DIR = flags.DEFINE_string("cache_dir", "~/.cache/bert-to-gpt3", "As data.cache_dir.")
 VALID_FRACTION = flags.DEFINE_float("valid_fraction", 0.02, "Share of held-out documents.")
@@ -46,6 +59,7 @@ def main(argv: list[str]) -> None:
                     "path": None,
                     "vocab_size": VOCAB_SIZE.value,
                     "lowercase": bool(LOWERCASE.value),
+                    "specials": SPECIALS.value,
                 }
             )
             tokenizer = corpus.prepare_tokenizer(source, wanted, cache, report)

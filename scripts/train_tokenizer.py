@@ -10,13 +10,16 @@ import pathlib
 from absl import app, flags
 
 import errors
-from data_pipeline import corpus, progress, sources, text_files, tokenizers
+from data_pipeline import corpus, progress, sources, text_files, tokenizer_training, tokenizers
 
 SOURCE = flags.DEFINE_string("source", "embedded", "See data_pipeline/sources.py.")
 LAYOUT = flags.DEFINE_enum("layout", "auto", list(text_files.LAYOUTS), "Of text files.")
 KIND = flags.DEFINE_enum("kind", "wordpiece", list(tokenizers.KINDS), "Of the vocabulary.")
 VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 30522, "Tokens, special ones included.")
 LOWERCASE = flags.DEFINE_bool("lowercase", False, "Lower-case the text, now and in use.")
+SPECIALS = flags.DEFINE_enum(
+    "specials", "", ["", *tokenizer_training.SPECIALS], "Special tokens, if not the kind's own."
+)
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 
 
@@ -31,7 +34,9 @@ def main(argv: list[str]) -> None:
     source = sources.open_source(SOURCE.value, LAYOUT.value)
     with progress.shown() as report:
         texts = corpus.Sample(source, report)
-        tokenizer = tokenizers.train(KIND.value, texts, VOCAB_SIZE.value, LOWERCASE.value)
+        tokenizer = tokenizer_training.train(
+            KIND.value, texts, VOCAB_SIZE.value, LOWERCASE.value, SPECIALS.value
+        )
     tokenizer.save(output)
     print(f"{output}: {tokenizer.kind}, {tokenizer.vocab_size} tokens")
 

@@ -10,7 +10,7 @@ import runs
 
 import train
 from configs import bert, gpt2
-from data_pipeline import tokenizers
+from data_pipeline import tokenizer_training
 from errors import UserError
 
 TEXT = "\n".join(
@@ -143,7 +143,7 @@ def test_a_run_is_not_continued_with_another_config(overrides, message, finished
 def test_init_from_refuses_another_vocabulary(finished, cache, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT * 30)
     texts = [TEXT]
-    other = tokenizers.train("wordpiece", texts, 300, lowercase=True)
+    other = tokenizer_training.train("wordpiece", texts, 300, lowercase=True)
     other.save(tmp_path / "vocab")
     overrides = {"init_from": str(finished), "data.tokenizer.path": str(tmp_path / "vocab")}
     overrides |= {"model.vocab_size": other.vocab_size}
@@ -153,7 +153,7 @@ def test_init_from_refuses_another_vocabulary(finished, cache, tmp_path):
 
 def test_init_from_refuses_other_sizes(finished, cache, tmp_path):
     overrides = {"init_from": str(finished), "model.width": 64}
-    with pytest.raises(UserError, match="does not fit this config"):
+    with pytest.raises(UserError, match="does not fit: .* set config.model to the sizes"):
         train.train(config(cache, **overrides), tmp_path / "run")
 
 

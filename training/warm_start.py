@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import ml_collections
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from data_pipeline import tokenizers
@@ -176,7 +177,7 @@ def _fill(
     def place(name, here):
         if name not in wanted:
             return here
-        value = given[name][list(chosen)] if chosen and BLOCKS in name else given[name]
+        value = given[name][np.array(chosen)] if chosen and BLOCKS in name else given[name]
         return jax.device_put(value, here.sharding)
 
     return _nest({name: place(name, here) for name, here in fresh.items()})

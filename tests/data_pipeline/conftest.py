@@ -21,6 +21,7 @@ def tokenizer():
         sep_id=3,
         mask_id=4,
         eot_id=5,
+        doubles_sep=False,
         continues_word=np.arange(VOCAB_SIZE) % 3 == 0,
     )
 

@@ -13,7 +13,14 @@ import ml_collections
 import numpy as np
 import pytest
 
-from data_pipeline import corpus, files, records, sentences, sources, tokenizers
+from data_pipeline import (
+    corpus,
+    files,
+    records,
+    sentences,
+    sources,
+    tokenizer_training,
+)
 from errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -45,12 +52,12 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module", params=["wordpiece", "byte_bpe", "sentencepiece"])
 def tokenizer(request, source):
     texts = [d.text for d in source.documents()]
-    return tokenizers.train(request.param, texts, 300, request.param == "wordpiece")
+    return tokenizer_training.train(request.param, texts, 300, request.param == "wordpiece")
 
 
 @pytest.fixture(scope="module")
 def wordpiece(source):
-    return tokenizers.train("wordpiece", [d.text for d in source.documents()], 300, True)
+    return tokenizer_training.train("wordpiece", [d.text for d in source.documents()], 300, True)
 
 
 def contents(directory):
@@ -213,13 +220,19 @@ def runs(process):
 
 
 def settings(**changes):
-    values = {"kind": "wordpiece", "path": None, "vocab_size": 300, "lowercase": True}
+    values = {
+        "kind": "wordpiece",
+        "path": None,
+        "vocab_size": 300,
+        "lowercase": True,
+        "specials": "",
+    }
     return ml_collections.ConfigDict(values | changes)
 
 
 def test_a_vocabulary_is_trained_once(tmp_path, source, monkeypatch):
     first = corpus.prepare_tokenizer(source, settings(), tmp_path)
-    monkeypatch.setattr(tokenizers, "train", None)  # not called again
+    monkeypatch.setattr(tokenizer_training, "train", None)  # not called again
     assert corpus.prepare_tokenizer(source, settings(), tmp_path).fingerprint == first.fingerprint
     with pytest.raises(TypeError):
         corpus.prepare_tokenizer(source, settings(vocab_size=301), tmp_path)
@@ -285,7 +298,7 @@ def test_a_folder_with_another_corpus(tmp_path, source, wordpiece):
     corpus.prepare_corpus(source, wordpiece, tmp_path, valid_fraction=0.1, workers=1)
     with pytest.raises(UserError, match="begun with another valid_fraction"):
         corpus.prepare_corpus(source, wordpiece, tmp_path, valid_fraction=0.2)
-    cased = tokenizers.train("wordpiece", [d.text for d in source.documents()], 300, False)
+    cased = tokenizer_training.train("wordpiece", [d.text for d in source.documents()], 300, False)
     with pytest.raises(UserError, match="begun with another tokenizer"):
         corpus.prepare_corpus(source, cased, tmp_path, valid_fraction=0.1)
 
@@ -332,3 +345,13 @@ def test_exclusive_waits(tmp_path):
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=1.5)
     assert process.communicate(timeout=30)[0] == b"in\n"
+
+
+def test_sentences_of_a_masked_lms_byte_bpe_keep_every_byte(tmp_path):
+    text = "One sentence.  Another one! \n\n  A third? Yes.\n"
+    t = tokenizer_training.train("byte_bpe", [text] * 4, 280, False, specials="roberta")
+    pieces = corpus._pieces(t, text)
+    assert pieces == ["One sentence.", "  Another one!", " \n\n  A third?", " Yes.\n"]
+    assert corpus._pieces(t, " \n") == [" \n"]
+    plain = tokenizer_training.train("byte_bpe", [text] * 4, 280, False)
+    assert corpus._pieces(plain, text) == [text]

@@ -52,15 +52,8 @@ def plain_pairs(documents, length, random_next, short_seq_prob, rng):
 
 
 def cut(documents, seed=0, length=19, random_next=0.5, short_seq_prob=0.0):
-    return list(
-        formats.sentence_pairs(
-            documents,
-            length=length,
-            random_next=random_next,
-            short_seq_prob=short_seq_prob,
-            rng=random.Random(seed),
-        )
-    )
+    rules = formats.Rules(length, 3, 1, "random", random_next, short_seq_prob)
+    return list(formats.segment_pairs(documents, rules, random.Random(seed)))
 
 
 sizes_of_documents = st.lists(
@@ -76,7 +69,7 @@ def test_pairs_equal_the_rules_step_by_step(sizes, seed, length, short):
     documents = make_documents(sizes)
     expected = plain_pairs(documents, length, 0.5, short, random.Random(seed))
     pairs = cut(documents, seed, length, 0.5, short)
-    assert [(p.a.tolist(), p.b.tolist(), p.is_random) for p in pairs] == expected
+    assert [(p.a.tolist(), p.b.tolist(), p.label) for p in pairs] == expected
     assert all(len(p.a) and len(p.b) and len(p.a) + len(p.b) <= length - 3 for p in pairs)
 
 
@@ -84,19 +77,19 @@ def test_random_next_comes_out_above_its_probability():
     # A document of two sentences gives one true pair, or (first, random) and (second, random): with
     # one half each, 2 of 3 pairs are random.
     pairs = cut(make_documents([[5, 5]] * 4000), length=64)
-    assert np.mean([p.is_random for p in pairs]) == pytest.approx(2 / 3, abs=0.015)
+    assert np.mean([p.label for p in pairs]) == pytest.approx(2 / 3, abs=0.015)
 
 
 def test_a_single_sentence_always_gets_a_random_b():
     pairs = cut(make_documents([[5]] * 50), random_next=0.0)
-    assert len(pairs) == 50 and all(p.is_random for p in pairs)
+    assert len(pairs) == 50 and all(p.label for p in pairs)
     assert all(p.a[0] // 5 != p.b[0] // 5 for p in pairs)  # of another document
 
 
 def test_the_rest_of_a_chunk_is_put_back():
     documents = make_documents([[1] * 37, [1] * 50])
     pairs = cut(documents, random_next=1.0)
-    assert all(p.is_random for p in pairs)
+    assert all(p.label for p in pairs)
     assert np.concatenate([p.a for p in pairs]).tolist() == list(range(87))
 
 
@@ -145,3 +138,102 @@ def test_pieces_end_where_documents_end():
     pieces = formats.document_pieces(documents, length=6, eot_id=-1)
     expected = [[-1, 0, 1, 2, -1], [-1, 3, 4, 5, 6, 7, 8], [8, 9, 10, -1]]
     assert [p.tolist() for p in pieces] == expected
+
+
+# The other formats
+
+
+def rules(length=19, negatives="none", rate=0.0, short=0.0, separators=1):
+    return formats.Rules(length, -1, separators, negatives, rate, short)
+
+
+def make(name, documents, rules, seed=0):
+    return list(formats.FORMATS[name](documents, rules, random.Random(seed)))
+
+
+def joined(examples):
+    return [t for e in examples for t in (*e.a, *(() if e.b is None else e.b))]
+
+
+@given(sizes_of_documents, st.sampled_from([8, 20, 64]))
+def test_full_and_doc_sentences_hold_every_token_once(sizes, length):
+    documents = make_documents(sizes)
+    everything = list(range(sum(map(sum, sizes))))
+    ends = np.cumsum([sum(s) for s in sizes])
+    for name in ("full_sentences", "doc_sentences"):
+        examples = make(name, documents, rules(length))
+        assert all(e.b is None and 0 < len(e.a) <= length - 2 for e in examples)
+        assert [t for t in joined(examples) if t >= 0] == everything
+        for e in examples:
+            documents_of = np.searchsorted(ends, [t for t in e.a if t >= 0], side="right")
+            borders = (np.diff(documents_of) > 0).sum()
+            assert list(e.a).count(-1) == borders  # a separator between documents, nowhere else
+            assert name == "full_sentences" or borders == 0
+
+
+def test_full_sentences_break_between_sentences():
+    examples = make("full_sentences", make_documents([[4, 4, 4], [9]]), rules(12))
+    assert [e.a.tolist() for e in examples] == [
+        [0, 1, 2, 3, 4, 5, 6, 7],  # a third sentence would make 12, and there is room for 10
+        [8, 9, 10, 11],
+        list(range(12, 21)),
+    ]
+    one = make("full_sentences", make_documents([[2], [3]]), rules(12))
+    assert [e.a.tolist() for e in one] == [[0, 1, -1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("name", formats.LABELED)
+@pytest.mark.parametrize("separators", [1, 2])
+def test_lengths_and_labels_of_pairs(name, separators):
+    documents = make_documents([[5] * 7, [9], [30, 2, 40]] * 50)
+    for negatives in formats.NEGATIVES:
+        r = rules(20, negatives, 0.5, separators=separators)
+        for e in make(name, documents, r):
+            if e.b is None:
+                assert negatives == "none" and not e.label and 0 < len(e.a) <= 18
+            else:
+                assert 0 < len(e.a) and 0 < len(e.b) <= 18 - separators - len(e.a)
+            assert negatives != "none" or not e.label
+
+
+def test_sentence_pairs_are_neighbours_or_random():
+    documents = make_documents([[3] * 10] * 3000)
+    examples = make("sentence_pairs", documents, rules(20, "random", 0.5))
+    true = [e for e in examples if not e.label]
+    assert all(len(e.a) == len(e.b) == 3 and e.b[0] == e.a[0] + 3 for e in true)
+    assert all(e.a[0] // 30 != e.b[0] // 30 for e in examples if e.label)
+    singles = [e for e in examples if e.a[0] % 30 == 27]
+    assert singles and all(e.label for e in singles)
+    drawn = [e.label for e in examples if e.a[0] % 30 != 27]
+    assert abs(np.mean(drawn) - 0.5) < 3 * 0.5 / np.sqrt(len(drawn))
+
+
+@pytest.mark.parametrize("name", formats.LABELED)
+def test_half_of_the_pairs_are_swapped(name):
+    documents = make_documents([[4] * 40] * 1500)
+    examples = make(name, documents, rules(27, "swapped", 0.5))
+    labels = np.array([e.label for e in examples])
+    assert abs(labels.mean() - 0.5) < 3 * 0.5 / np.sqrt(len(labels))
+    assert all((e.b[0] > e.a[-1]) != e.label for e in examples)
+    assert all(e.a[0] // 160 == e.b[0] // 160 for e in examples)
+    (alone,) = make(name, make_documents([[4], [4, 4]])[:1] * 2, rules(27, "swapped", 0.0))[:1]
+    assert alone.label  # a single sentence gets a B from elsewhere
+
+
+def test_two_segments_follow_electra():
+    documents = make_documents([[6] * 60] * 400)
+    examples = make("two_segments", documents, rules(67))
+    whole = [e for e in examples if len(joined([e])) > 40]
+    single = np.array([e.b is None for e in whole])
+    assert abs(single.mean() - 0.1) < 3 * np.sqrt(0.09 / len(single))
+    # (67 - 3) // 2 = 32 tokens: five sentences, and a sixth half of the time.
+    firsts = np.array([len(e.a) for e in whole if e.b is not None])
+    assert set(firsts) == {30, 36}
+    assert abs((firsts == 36).mean() - 0.5) < 3 * 0.5 / np.sqrt(len(firsts))
+    for e in examples:
+        tokens = joined([e])
+        assert tokens == list(range(tokens[0], tokens[0] + len(tokens)))  # cut at the end only
+        assert len(tokens) <= (65 if e.b is None else 64) and not e.label
+    short = make("two_segments", documents, rules(67, short=1.0))
+    lengths = [len(joined([e])) for e in short]
+    assert len(set(lengths)) > 8 and max(lengths) <= 65

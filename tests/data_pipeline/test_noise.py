@@ -6,7 +6,7 @@ import pytest
 from data_pipeline import noise
 
 BERT = noise.Masking(
-    rate=0.15, max_predictions=20, mask=0.8, random=0.1, mask_id=4, vocab_size=1000
+    rate=0.15, max_predictions=20, mask=0.8, random=0.1, ngram=1, mask_id=4, vocab_size=1000
 )
 
 
@@ -94,6 +94,123 @@ def test_whole_words_are_chosen_whole():
         assert len(chosen) <= budget[row]
         short += len(chosen) < budget[row]
     assert short < 0.02 * len(tokens)  # some single-token word nearly always fills the last place
+
+
+# n-grams (ALBERT)
+
+SPANS = dataclasses.replace(BERT, max_predictions=77, ngram=3)
+
+
+def chosen_words(out, words):
+    """[B, words + 1] bool; word 0 stands for what is no candidate."""
+    found = np.zeros((len(words), words.max() + 1), bool)
+    row, i = np.nonzero(out.weights)
+    found[row, words[row, out.masked_positions[row, i]]] = True
+    return found
+
+
+def plain_ngrams(sizes, follows, room, order, draws, ngram):
+    """ALBERT's create_pretraining_data.py for one row, on lists."""
+    masked, covered = 0, set()
+    for word, u in zip(order, draws, strict=True):
+        if masked >= room or word >= len(sizes):
+            continue
+        available = [[word]]
+        while len(available) < ngram and word + len(available) < len(sizes):
+            if not follows[word + len(available)]:
+                break
+            available.append([*available[-1], word + len(available)])
+        p = np.array([1 / n for n in range(1, len(available) + 1)])
+        n = 1 + int((u >= np.cumsum(p / p.sum())[:-1]).sum())
+        while n > 1 and masked + sum(sizes[w] for w in available[n - 1]) > room:
+            n -= 1
+        span = available[n - 1]
+        size = sum(sizes[w] for w in span)
+        if masked + size > room or covered & set(span):
+            continue
+        covered |= set(span)
+        masked += size
+    return covered
+
+
+def test_ngrams_equal_the_rules_step_by_step():
+    rng = np.random.default_rng(3)
+    tokens, lengths, candidates = rows(300, seed=1)
+    starts = candidates & (
+        (rng.random(tokens.shape) < 0.7) | ~np.pad(candidates[:, :-1], ((0, 0), (1, 0)))
+    )
+    keys = noise.make_keys(7, 0, np.arange(len(tokens)))
+    out = noise.mask_tokens(tokens, lengths, candidates, starts, keys, SPANS)
+    choice = noise.fold_in(keys, 0)
+    order = np.argsort(noise.random_bits(choice, 128), axis=1)
+    draws = noise.uniform(noise.fold_in(keys, 3), 128)
+    words = np.where(candidates, np.cumsum(starts, axis=1), 0)
+    found = chosen_words(out, words)
+    for row in range(len(tokens)):
+        sizes = np.bincount(words[row])[1:].tolist()
+        first = np.nonzero(starts[row])[0]
+        follows = [i > 0 and bool(candidates[row, i - 1]) for i in first]
+        room = min(77, max(1, round(0.15 * lengths[row])))
+        expected = plain_ngrams(sizes, follows, room, order[row], draws[row], 3)
+        assert set(np.nonzero(found[row, 1:])[0]) == expected
+
+
+def test_lengths_of_ngrams_over_a_million_tokens():
+    """6/11, 3/11, 2/11 for 1, 2, 3 words, where neither budget nor neighbours are in the way."""
+    B, T = 8000, 128
+    tokens = np.full((B, T), 11)
+    # Room for one n-gram of any length in each row, then there is none left.
+    masking = dataclasses.replace(SPANS, rate=3 / T)
+    keys = noise.make_keys(5, 0, np.arange(B))
+    out = noise.mask_tokens(tokens, np.full(B, T), tokens > 0, tokens > 0, keys, masking)
+    order = np.argsort(noise.random_bits(noise.fold_in(keys, 0), T), axis=1)
+    first, row = order[:, 0], np.arange(B)
+    chosen = np.zeros((B, T + 3), bool)
+    at, i = np.nonzero(out.weights)
+    chosen[at, out.masked_positions[at, i]] = True
+    inside = first < T - 3
+    # The first n-gram begins at `first`; a later one of the same row may lie beside it, so n is
+    # read from its draw only where the words around are unchosen.
+    draw = noise.uniform(noise.fold_in(keys, 3), T)[:, 0]
+    n = 1 + (draw[:, None] * (11 / 6) >= np.array([1, 1.5])).sum(axis=1)
+    for k in range(3):
+        assert chosen[row, first + k][inside & (k < n)].all()
+    n = n[inside]
+    for length, p in ((1, 6 / 11), (2, 3 / 11), (3, 2 / 11)):
+        error = np.sqrt(p * (1 - p) / len(n))
+        assert abs((n == length).mean() - p) < 3 * error
+    # All of the budget is used, by whole n-grams.
+    assert (out.weights.sum(axis=1) == 3).all()
+
+
+def test_ngrams_stay_in_their_segment():
+    tokens = np.full((3000, 40), 11)
+    tokens[:, ::2] = 2  # no candidate has a neighbour
+    masking = dataclasses.replace(SPANS, rate=0.2)
+    out = mask(tokens, np.full(3000, 40), tokens > 2, masking=masking)
+    assert (out.weights.sum(axis=1) == 8).all()
+    assert (out.masked_positions[out.weights > 0] % 2 == 1).all()
+
+
+def within(share, p, n):
+    return abs(share - p) < 3 * np.sqrt(p * (1 - p) / n)
+
+
+@pytest.mark.parametrize("ngram", [1, 3])
+def test_rates_over_a_million_tokens(ngram):
+    """15 % of the tokens; of these 80, 10 and 10 %."""
+    B, T = 10_000, 120
+    tokens = np.random.default_rng(0).integers(10, 1000, (B, T))
+    masking = dataclasses.replace(SPANS, ngram=ngram)
+    out = mask(tokens, np.full(B, T), tokens > 0, masking=masking)
+    real = out.weights > 0
+    assert real.sum() == B * 18  # exactly 0.15 x 120 in every row
+    given = np.take_along_axis(out.tokens, out.masked_positions, axis=1)[real]
+    kept, masked = given == out.targets[real], given == 4
+    n = real.sum()
+    assert within(masked.mean(), 0.8 + 0.1 / 1000, n)
+    assert within(kept.mean(), 0.1 + 0.1 / 1000, n)
+    assert within((~kept & ~masked).mean(), 0.1 * 998 / 1000, n)
 
 
 def test_a_word_beyond_the_budget_is_skipped():

@@ -44,7 +44,7 @@ def small_corpus(tmp_path, documents):
 def make(tmp_path, small_corpus, data, tokenizer):
     """Makes the train and valid records below tmp_path/cache."""
 
-    def make_records(kind="masked_pairs", seed=0, **options):
+    def make_records(kind="masked_lm", seed=0, **options):
         made = pipeline.PIPELINES[kind](data, tokenizer)
         return made, pipeline.prepare_examples(
             small_corpus, made, tmp_path / "cache", seed=seed, **options
@@ -83,7 +83,7 @@ def test_examples_are_made_once(make, data, tmp_path):
     make(progress=lambda *call: calls.append(call))
     assert len(calls) == 4 and times == {p: p.stat().st_mtime_ns for p in times}
     make(workers=1, seed=1)
-    data.pairs.passes = 2
+    data.format.passes = 2
     make(workers=1)
     data.length = 32
     make(workers=1)
@@ -118,7 +118,7 @@ def test_a_failure_leaves_no_half_file(make, data, tokenizer, tmp_path, monkeypa
         yield b"12345678"
         raise KeyError("a bug")
 
-    monkeypatch.setattr(pipeline.PIPELINES["masked_pairs"], "write", write)
+    monkeypatch.setattr(pipeline.PIPELINES["masked_lm"], "write", write)
     with pytest.raises(KeyError):
         make(workers=1)
     (folder,) = (tmp_path / "cache").iterdir()
@@ -136,9 +136,9 @@ def test_processes_write_the_same_bytes(make, tmp_path):
 
 def test_passes_cut_at_other_places_and_held_out_text_is_cut_once(make, data):
     counts = {}
-    for data.pairs.passes in (1, 3):
+    for data.format.passes in (1, 3):
         _, records = make(workers=1)
-        counts[data.pairs.passes] = {s: len(records[s]) for s in records}
+        counts[data.format.passes] = {s: len(records[s]) for s in records}
         train = [records["train"][i] for i in range(len(records["train"]))]
         assert len(set(train)) > 0.95 * len(train)
     assert counts[3]["valid"] == counts[1]["valid"] > 0
@@ -232,11 +232,11 @@ def config(tmp_path):
     config.data.source, config.data.cache_dir = str(text), str(tmp_path / "cache")
     config.data.valid_fraction = 0.1
     config.data.tokenizer.vocab_size = 400
-    config.data.pipeline, config.data.length = "masked_pairs", 64
+    config.data.pipeline, config.data.length = "masked_lm", 64
     return config
 
 
-@pytest.mark.parametrize("kind", ["masked_pairs", "causal_stream"])
+@pytest.mark.parametrize("kind", ["masked_lm", "causal_stream"])
 def test_from_text_to_rows(config, tmp_path, kind):
     config.data.pipeline = kind
     if kind == "causal_stream":
@@ -290,7 +290,7 @@ def test_two_processes_may_prepare_at_once(config, tmp_path):
 
 
 BAD = [
-    ({"data.pipeline": "masked_pair"}, "Did you mean 'masked_pairs'"),
+    ({"data.pipeline": "masked_ln"}, "Did you mean 'masked_lm'"),
     ({"data.length": 65}, "data.length=65 is longer than model.max_positions=64"),
     ({"model.vocab_size": 50}, "tokens but model.vocab_size is 50"),
     ({"batch_size": 100000}, "fewer than batch_size=100000"),

@@ -25,21 +25,14 @@ def unmask(rows):
 
 
 def plain_pairs(data, documents):
-    return list(
-        formats.sentence_pairs(
-            documents,
-            length=data.length,
-            random_next=0.5,
-            short_seq_prob=0.1,
-            rng=random.Random(0),
-        )
-    )
+    rules = formats.Rules(data.length, 3, 1, "random", 0.5, 0.1)
+    return list(formats.segment_pairs(documents, rules, random.Random(0)))
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_masked_pairs_hold_every_pair_once(data, tokenizer, documents, packing):
+def test_masked_rows_hold_every_pair_once(data, tokenizer, documents, packing):
     data.packing = packing
-    rows = make_rows("masked_pairs", data, tokenizer, documents)
+    rows = make_rows("masked_lm", data, tokenizer, documents)
     tokens, found = unmask(rows), []
     for row in range(len(tokens)):
         segment_ids = rows["segment_ids"][row]
@@ -58,7 +51,7 @@ def test_masked_pairs_hold_every_pair_once(data, tokenizer, documents, packing):
         padding = segment_ids == 0
         for name in ("tokens", "token_types", "positions"):
             assert not rows[name][row][padding].any()
-    expected = [(p.a.tolist(), p.b.tolist(), p.is_random) for p in plain_pairs(data, documents)]
+    expected = [(p.a.tolist(), p.b.tolist(), p.label) for p in plain_pairs(data, documents)]
     assert sorted(found) == sorted(expected)
     assert rows["pair_labels"].shape[1] == (2 if packing else 1)
     if packing:
@@ -66,11 +59,11 @@ def test_masked_pairs_hold_every_pair_once(data, tokenizer, documents, packing):
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_masked_pairs_predict_fifteen_percent_and_no_special_token(
+def test_masked_rows_predict_fifteen_percent_and_no_special_token(
     data, tokenizer, documents, packing
 ):
     data.packing = packing
-    rows = make_rows("masked_pairs", data, tokenizer, documents)
+    rows = make_rows("masked_lm", data, tokenizer, documents)
     lengths = (rows["segment_ids"] > 0).sum(axis=1)
     expected = np.clip(np.rint(0.15 * lengths), 1, 10)
     np.testing.assert_array_equal(rows["weights"].sum(axis=1), expected)
@@ -80,7 +73,7 @@ def test_masked_pairs_predict_fifteen_percent_and_no_special_token(
 
 def test_whole_words(data, tokenizer, documents):
     data.masking.whole_word = True
-    rows = make_rows("masked_pairs", data, tokenizer, documents)
+    rows = make_rows("masked_lm", data, tokenizer, documents)
     tokens = unmask(rows)
     continues = tokenizer.continues_word[tokens] & (tokens >= 10)
     continues &= np.pad(tokens[:, :-1] >= 10, ((0, 0), (1, 0)))  # a cut word begins after [SEP]
@@ -92,8 +85,51 @@ def test_whole_words(data, tokenizer, documents):
     assert chosen.sum() > 0.8 * 0.15 * (tokens > 0).sum()
 
 
+@pytest.mark.parametrize("name", formats.FORMATS)
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("packing", [False, True])
+def test_every_format_is_laid_out(data, tokenizer, documents, name, double, packing):
+    """[CLS] A [SEP] (B [SEP]), with RoBERTa's second separator before B; packed or not."""
+    tokenizer.doubles_sep, data.packing, data.format.name = double, packing, name
+    data.format.negatives = "swapped" if name in formats.LABELED else "none"
+    rows = make_rows("masked_lm", data, tokenizer, documents)
+    separators = 1 + double
+    rules = formats.Rules(64, 3, separators, data.format.negatives, 0.5, 0.1)
+    expected = []
+    for e in formats.FORMATS[name](documents, rules, random.Random(0)):
+        second = [] if e.b is None else [3] * (separators - 1) + [*e.b, 3]
+        types = [0] * (len(e.a) + 2) + [1] * len(second)
+        expected.append((([2, *e.a, 3] + second), types, int(e.label)))
+    tokens, found = unmask(rows), []
+    for row in range(len(tokens)):
+        for g in range(rows["segment_ids"][row].max()):
+            (at,) = np.nonzero(rows["segment_ids"][row] == g + 1)
+            own = (tokens[row][at].tolist(), rows["token_types"][row][at].tolist())
+            found.append((*own, int(rows["pair_labels"][row, g])))
+            assert rows["pair_weights"][row, g] == (name in formats.LABELED)
+    assert sorted(found) == sorted(expected)
+
+
+def test_static_masks_are_the_same_in_every_epoch(data, tokenizer, documents, tmp_path):
+    from data_pipeline import records
+
+    for data.masking.static in (False, True):
+        made = pipeline.PIPELINES["masked_lm"](data, tokenizer)
+        path = tmp_path / f"{data.masking.static}.array_record"
+        records.write_records(path, made.write(documents, random.Random(0)))
+        dataset = pipeline.Dataset(made, records.Records([path]), seed=0, training=True)
+        n = len(dataset)
+        by_text = [{}, {}]
+        for epoch in range(2):
+            rows = dataset.batch(np.arange(n) + epoch * n)
+            for text, masked in zip(unmask(rows), rows["tokens"], strict=True):
+                by_text[epoch][text.tobytes()] = masked.tobytes()
+        same = np.mean([by_text[1][text] == masked for text, masked in by_text[0].items()])
+        assert same == 1 if data.masking.static else same < 0.1
+
+
 def test_noise_is_new_in_every_epoch_and_the_pairs_are_not(data, tokenizer, documents):
-    one, two = (make_rows("masked_pairs", data, tokenizer, documents, epoch=e) for e in range(2))
+    one, two = (make_rows("masked_lm", data, tokenizer, documents, epoch=e) for e in range(2))
     np.testing.assert_array_equal(unmask(one), unmask(two))
     assert (one["tokens"] != two["tokens"]).any(axis=1).mean() > 0.9
 
@@ -146,11 +182,17 @@ def test_an_empty_record_is_a_row_of_padding(data, tokenizer, documents, kind, p
 
 
 BAD = [
-    ("masked_pairs", {"masking.max_predictions": 65}, {}, "between 1 and data.length=64"),
-    ("masked_pairs", {"masking.rate": 0.0}, {}, "rate must lie between 0 and 1"),
-    ("masked_pairs", {"masking.mask": 0.95}, {}, "must not exceed 1"),
-    ("masked_pairs", {"length": 7}, {}, "at least 8"),
-    ("masked_pairs", {}, {"mask_id": None}, "data.tokenizer.kind=wordpiece"),
+    ("masked_lm", {"masking.max_predictions": 65}, {}, "between 1 and data.length=64"),
+    ("masked_lm", {"masking.rate": 0.0}, {}, "rate must lie between 0 and 1"),
+    ("masked_lm", {"masking.mask": 0.95}, {}, "must not exceed 1"),
+    ("masked_lm", {"length": 7}, {}, "at least 8"),
+    ("masked_lm", {}, {"mask_id": None}, "data.tokenizer.kind=wordpiece"),
+    ("masked_lm", {"masking.ngram": 0}, {}, "ngram=0 must be at least 1"),
+    ("masked_lm", {"format.name": "full_sentence"}, {}, "Did you mean 'full_sentences'"),
+    ("masked_lm", {"format.negatives": "swap"}, {}, "Did you mean 'swapped'"),
+    ("masked_lm", {"format.name": "doc_sentences"}, {}, "negatives=none, or the name to"),
+    ("masked_lm", {"format.negative_rate": 1.5}, {}, "between 0 and 1"),
+    ("masked_lm", {"format.passes": 0}, {}, "passes=0 must be at least 1"),
     ("causal_stream", {}, {"eot_id": None}, "data.tokenizer.kind=byte_bpe"),
     ("causal_stream", {"length": 1}, {}, "at least 2"),
 ]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from data_pipeline import tokenizers
+from data_pipeline import tokenizer_training, tokenizers
 from evaluation import load
 from model import objectives
 from training import checkpoint, sharding
@@ -52,7 +52,7 @@ def bert(bert_config):
 def wordpiece(tmp_path_factory):
     """A WordPiece vocabulary of 24 whole words and pieces."""
     words = sorted(set(TEXT.split()))
-    vocab = [*tokenizers.WORDPIECE_SPECIALS, *words, "##s", "un"]
+    vocab = [*tokenizer_training.WORDPIECE_SPECIALS, *words, "##s", "un"]
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     path.write_text("\n".join(vocab) + "\n")
     return tokenizers.load(path)
@@ -61,7 +61,7 @@ def wordpiece(tmp_path_factory):
 @pytest.fixture(scope="session")
 def byte_bpe():
     """A byte-level BPE vocabulary of a few words."""
-    return tokenizers.train("byte_bpe", [TEXT] * 4, 280, False)
+    return tokenizer_training.train("byte_bpe", [TEXT] * 4, 280, False)
 
 
 @pytest.fixture(scope="session")

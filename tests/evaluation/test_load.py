@@ -56,7 +56,7 @@ def test_a_hugging_face_folder(published, bert, bert_config, wordpiece):
     assert model.objective.network.config.width == bert_config.model.width
     assert model.config.model.dtype == "float32"
     assert model.tokenizer.fingerprint == wordpiece.fingerprint
-    assert model.config.data.pipeline == "masked_pairs"
+    assert model.config.data.pipeline == "masked_lm"
     assert model.config.data.length <= model.config.model.max_positions
     assert model.config.data.tokenizer.path == str(published)
     with pytest.raises(UserError, match="has no steps to choose from"):

@@ -62,12 +62,15 @@ def cases(shared):
 
 
 def network(theirs, stem, outer):
-    """Returns our parameters of a network from theirs below `stem`; `outer` names the last norm."""
+    """Returns our parameters of a network from theirs below `stem`; `outer` names the single norm:
+    that of an encoder's embeddings, or that behind a decoder's layers.
+    """
+    norm = "embed_norm" if stem == "encoder" else "norm"
     ours = {
         "embedder/tokens/table": theirs[f"{stem}/emb/token_emb/weight"],
         "embedder/positions/table": theirs[f"{stem}/emb/pos_emb/weight"][0],
-        "norm/scale": theirs[f"{stem}/{outer}/scale"],
-        "norm/bias": theirs[f"{stem}/{outer}/bias"],
+        f"{norm}/scale": theirs[f"{stem}/{outer}/scale"],
+        f"{norm}/bias": theirs[f"{stem}/{outer}/bias"],
     }
     if f"{stem}/emb/type_emb/weight" in theirs:
         ours["embedder/token_types/table"] = theirs[f"{stem}/emb/type_emb/weight"]

@@ -120,6 +120,46 @@ def test_lamb_treats_each_layer_of_a_stack_alone():
     np.testing.assert_allclose(got["table"], want["t"], rtol=1e-5)
 
 
+def test_lamb_leaves_alone_what_does_not_decay():
+    """ALBERT's lamb_optimizer.py: biases and norms get plain Adam."""
+    c = config(weight_decay=0.01)
+    c.name = "lamb"
+    adam = optimizer.build(config(weight_decay=0.01), 10)
+    ours = optimizer.build(c, 10)
+    got, _ = ours.update(gradients(), ours.init(PARAMS), PARAMS)
+    plain, _ = adam.update(gradients(), adam.init(PARAMS), PARAMS)
+    for path in (("norm", "scale"), ("norm", "bias")):
+        np.testing.assert_array_equal(got[path[0]][path[1]], plain[path[0]][path[1]])
+    assert not np.allclose(got["table"], plain["table"])
+
+
+def test_layer_decay_is_electras():
+    """lr * d^(N + 2 - depth): embeddings 0, layer i at i + 1, heads N + 2 (optimization.py)."""
+    ones = jnp.ones((3, 4))
+    params = {
+        "network": {
+            "embedder": {"tokens": {"table": ones}},
+            "embed_norm": {"scale": ones[0]},
+            "project": {"kernel": ones},
+            "stack": {"blocks": {"mlp": {"up": {"kernel": ones}}}},
+        },
+        "classifier": {"dense": {"kernel": ones}},
+    }
+    plain, scaled = config(weight_decay=0.1), config(weight_decay=0.1)
+    scaled.layer_decay = 0.8
+    (want, _), (got, _) = (
+        o.update(params, o.init(params), params)
+        for o in (optimizer.build(c, 10) for c in (plain, scaled))
+    )
+    ratio = jax.tree.map(lambda a, b: np.asarray(a / b), got, want)
+    for embeds in (ratio["network"][k] for k in ("embedder", "embed_norm", "project")):
+        for leaf in jax.tree.leaves(embeds):
+            np.testing.assert_allclose(leaf, 0.8**5, rtol=1e-5)
+    blocks = ratio["network"]["stack"]["blocks"]["mlp"]["up"]["kernel"]
+    np.testing.assert_allclose(blocks[:, 0], [0.8**4, 0.8**3, 0.8**2], rtol=1e-5)
+    np.testing.assert_allclose(ratio["classifier"]["dense"]["kernel"], 1.0, rtol=1e-6)
+
+
 def test_clipping_uses_the_global_norm():
     c = config(weight_decay=0.0)
     c.update(clip_norm=1e-3, eps=1.0)  # so large an eps keeps Adam linear in the gradient
@@ -136,6 +176,7 @@ def test_clipping_uses_the_global_norm():
     ("key", "value", "message"),
     [
         ("name", "adam2", "Choose one of: adamw, lamb"),
+        ("layer_decay", 1.5, "layer_decay=1.5 must be in"),
         ("schedule", "cosin", "Did you mean 'cosine'"),
         ("no_decay", ("(",), "config.optim.no_decay"),
         ("frozen", ("[",), "config.optim.frozen"),

@@ -14,7 +14,7 @@ import parity
 import pytest
 import safetensors.numpy
 
-from data_pipeline import tokenizers
+from data_pipeline import tokenizer_training, tokenizers
 from errors import UserError
 from evaluation import load
 from scripts import convert
@@ -39,7 +39,7 @@ def family(request):
 def published(tmp_path, family):
     """A published folder with a vocabulary, and its parameters."""
     kind, lowercase = KINDS[family]
-    tokenizer = tokenizers.train(kind, TEXTS, 300, lowercase)
+    tokenizer = tokenizer_training.train(kind, TEXTS, 300, lowercase)
     module = {"bert": bert, "gpt2": gpt2}[family]
     model = module.read_config(SIZES[family] | {"vocab_size": tokenizer.vocab_size + 3})
     objective, _ = module.objective(("pooler",))
@@ -165,7 +165,7 @@ def incomplete_part(folder):
 
 
 def other_vocabulary(folder):
-    tokens = [*tokenizers.WORDPIECE_SPECIALS, *(f"a{i}" for i in range(1000))]
+    tokens = [*tokenizer_training.WORDPIECE_SPECIALS, *(f"a{i}" for i in range(1000))]
     for path in folder.glob("*vocab*"):
         path.unlink()
     (folder / "vocab.txt").write_text("".join(token + "\n" for token in tokens))

@@ -1,0 +1,161 @@
+"""Starting weights: groups that both sides have, layers that are chosen, parts from other runs."""
+
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from data_pipeline import tokenizer_training
+from errors import UserError
+from model.objectives import distill
+from training import checkpoint, huggingface, warm_start
+
+DEPTH = 4
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    texts = [f"the {a} {b} sees it" for a in ("red", "old", "new") for b in ("cat", "dog")]
+    return tokenizer_training.train("wordpiece", texts, 300, True)
+
+
+@pytest.fixture(scope="module")
+def teacher(tokenizer, tmp_path_factory):
+    """The workdir of a BERT with four layers, and its parameters."""
+    c = tiny.config("bert", **{"model.depth": DEPTH})
+    return save(tmp_path_factory.mktemp("teacher"), c, tiny.params(c), tokenizer)
+
+
+def save(workdir, c, params, tokenizer):
+    checkpoints = checkpoint.Checkpointer(workdir / "checkpoints", keep=1, keep_best=0)
+    checkpoints.save(5, {"params": params}, meta={})
+    checkpoints.close()
+    tokenizer.save(workdir / "tokenizer")
+    (workdir / "config.json").write_text(json.dumps(c.to_dict(), default=str))
+    return workdir, params
+
+
+def student_config(depth, layers=(), **weights):
+    c = tiny.config("bert", **{"model.depth": depth})
+    c.model.token_types = 0
+    c.objective = dict(
+        name="distill",
+        teacher={},
+        weights=dict.fromkeys(distill.TERMS, 0.0) | weights,
+        temperature=2.0,
+        mapping="uniform",
+        shared_projection=False,
+        logit_chunks=1,
+    )
+    c.init_layers = layers
+    return c
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_student_starts_from_chosen_layers(teacher, tokenizer, caplog):
+    folder, theirs = teacher
+    c = student_config(2, layers=(0, 3), soft=1.0)
+    c.part_from.teacher = c.init_from = str(folder)
+    warm_start.complete(c)
+    assert c.objective.teacher.depth == DEPTH and c.data.tokenizer.path == f"{folder}/tokenizer"
+    with caplog.at_level(logging.WARNING):
+        ours = warm_start.load_params(c, tiny.params(c), tokenizer)
+    assert "token_types" in caplog.text and "no teacher: it starts anew" not in caplog.text
+    same(ours["teacher"], {k: theirs[k] for k in ("network", "masked_lm")})
+    same(ours["masked_lm"], theirs["masked_lm"])
+    same(
+        ours["network"]["stack"],
+        jax.tree.map(lambda x: np.asarray(x)[[0, 3]], theirs["network"]["stack"]),
+    )
+    same(ours["network"]["embedder"]["tokens"], theirs["network"]["embedder"]["tokens"])
+
+
+def test_groups_that_one_side_lacks_are_left_out(teacher, tokenizer, caplog):
+    folder, theirs = teacher
+    c = student_config(DEPTH, hidden=1.0)
+    c.model.token_types = 2
+    c.part_from.teacher = c.init_from = str(folder)
+    warm_start.complete(c)
+    fresh = tiny.params(c)
+    with caplog.at_level(logging.WARNING):
+        ours = warm_start.load_params(c, fresh, tokenizer)
+    assert "has no project_hidden: it starts anew" in caplog.text
+    same(ours["network"], theirs["network"])
+    same(ours["project_hidden"], fresh["project_hidden"])
+
+
+def test_a_published_teacher(tokenizer, tmp_path):
+    c = tiny.config("bert")
+    params = tiny.params(c)
+    huggingface.save(tmp_path / "hf", c.model, c.objective, params, tokenizer=None)
+    c = student_config(1, layers=(1,), soft=1.0)
+    c.part_from.teacher = c.init_from = str(tmp_path / "hf")
+    c.data.tokenizer.path = "given"
+    warm_start.complete(c)
+    assert c.objective.teacher.dtype == "float32" and c.data.tokenizer.path == "given"
+    ours = warm_start.load_params(c, tiny.params(c), tokenizer)
+    same(ours["teacher"]["network"], params["network"])
+    stack = jax.tree.map(lambda x: np.asarray(x)[[1]], params["network"]["stack"])
+    same(ours["network"]["stack"], stack)
+
+
+def test_both_parts_of_a_two_stage_electra(tokenizer, tmp_path):
+    stage_one = tiny.config("bert")
+    stage_one.objective.sentence_pair = False
+    folder, theirs = save(tmp_path, stage_one, tiny.params(stage_one), tokenizer)
+    c = tiny.config("bert")
+    c.objective = dict(
+        name="electra",
+        variant="electra",
+        tie="none",
+        generator_size=1.0,
+        logit_chunks=1,
+        weights=dict(masked_lm=1.0, replaced_token=50.0),
+    )
+    c.init_from = c.part_from.generator = str(folder)
+    warm_start.complete(c)
+    fresh = tiny.params(c)
+    ours = warm_start.load_params(c, fresh, tokenizer)
+    same(ours["network"], theirs["network"])
+    same(ours["generator"], theirs["network"])
+    same(ours["masked_lm"], theirs["masked_lm"])
+    same(ours["replaced_token"], fresh["replaced_token"])
+
+
+def test_nothing_is_named_nothing_changes(tokenizer):
+    c = tiny.config("bert")
+    warm_start.complete(c)
+    params = tiny.params(c)
+    same(warm_start.load_params(c, params, tokenizer), params)
+
+
+@pytest.mark.parametrize(
+    ("depth", "layers", "message"),
+    [
+        (2, (), "does not fit: network/stack/blocks/.* choose layers with config.init_layers"),
+        (2, (0, 4), "asks for more than the 4 layers"),
+        (2, (0, 1, 2), "does not fit"),
+    ],
+)
+def test_layers_that_do_not_fit(teacher, tokenizer, depth, layers, message):
+    c = student_config(depth, layers, soft=1.0)
+    c.part_from.teacher = c.init_from = str(teacher[0])
+    warm_start.complete(c)
+    with pytest.raises(UserError, match=message):
+        warm_start.load_params(c, tiny.params(c), tokenizer)
+
+
+def test_a_missing_or_useless_part_is_told(teacher):
+    c = student_config(2, soft=1.0)
+    with pytest.raises(UserError, match="config.part_from.teacher is not set"):
+        warm_start.complete(c)
+    c = tiny.config("bert")
+    c.part_from.teacher = str(teacher[0])
+    with pytest.raises(UserError, match="config.part_from.teacher is of no use"):
+        warm_start.complete(c)
