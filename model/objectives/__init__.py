@@ -15,9 +15,13 @@ import flax.linen as nn
 
 import errors
 from model import networks
-from model.objectives import causal_lm, masked_lm
+from model.objectives import causal_lm, classification, masked_lm
 
-OBJECTIVES = {"masked_lm": masked_lm.MaskedLM, "causal_lm": causal_lm.CausalLM}
+OBJECTIVES = {
+    "masked_lm": masked_lm.MaskedLM,
+    "causal_lm": causal_lm.CausalLM,
+    "classification": classification.Classification,
+}
 
 
 def build(config: Mapping, platform: str) -> nn.Module:
@@ -37,4 +41,6 @@ def build(config: Mapping, platform: str) -> nn.Module:
         errors.one_of("key in config.objective:", name, known)
     if missing := known - set(options):
         raise errors.UserError(f"config.objective lacks {', '.join(sorted(missing))}.")
+    if not 0 <= options.get("dropout", 0.0) < 1:
+        raise errors.UserError("config.objective.dropout must be in [0, 1).")
     return objective(network=networks.build(config.model, platform), **options)
