@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from errors import UserError
+from evaluation import scoring
 from model import losses
 
 Means = dict[str, losses.Mean]
@@ -18,24 +19,29 @@ def evaluate(
     eval_step: Callable[[PyTree, Mapping], tuple[Means, Means]],
     params: PyTree,
     batches: Iterable[Mapping],
+    task: str = "",
 ) -> dict[str, float]:
     """Averages the terms and metrics of an objective over all predictions of all batches.
 
     Args:
-      eval_step: (params, batch) -> (terms, metrics), as an objective returns them.
+      eval_step: (params, batch) -> (terms, metrics), as an objective returns them, whole on every
+        process.
       params: its parameters.
       batches: fields of model/batch.py; rows of padding have weight 0.
+      task: whose metrics are computed from the `losses.Rows` of all batches; "": none.
 
     Returns:
-      The mean of every term and metric; "loss", the sum of the terms; and "perplexity", exp(loss),
-      where the only term is "causal_lm".
+      The mean of every term and metric; "loss", the sum of the terms; "perplexity", exp(loss),
+      where the only term is "causal_lm"; and the metrics of the task.
 
     Raises:
       UserError: if there is no batch, or nothing to predict in any of them.
     """
-    totals = None
+    totals, rows = None, []
     for batch in batches:
-        means = eval_step(params, batch)
+        terms, metrics = eval_step(params, batch)
+        rows += [m for m in metrics.values() if isinstance(m, losses.Rows)]
+        means = terms, {k: m for k, m in metrics.items() if isinstance(m, losses.Mean)}
         totals = means if totals is None else _add(totals, means)
     if totals is None:
         raise UserError("There are no held-out rows: raise data.valid_fraction or give more text.")
@@ -44,6 +50,9 @@ def evaluate(
     results["loss"] = sum(results[name] for name in terms)
     if set(terms) == {"causal_lm"}:
         results["perplexity"] = math.exp(results["loss"])
+    if task:
+        predictions, targets, weights = map(np.concatenate, zip(*jax.device_get(rows)))
+        results |= scoring.score(task, predictions[weights > 0], targets[weights > 0])
     return results
 
 
