@@ -50,7 +50,7 @@ def evaluate(
     results["loss"] = sum(results[name] for name in terms)
     if set(terms) == {"causal_lm"}:
         results["perplexity"] = math.exp(results["loss"])
-    if task:
+    if task and rows:
         predictions, targets, weights = map(np.concatenate, zip(*jax.device_get(rows)))
         results |= scoring.score(task, predictions[weights > 0], targets[weights > 0])
     return results
