@@ -60,6 +60,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     workdir = pathlib.Path(workdir).expanduser().absolute()
 
     # What to train, and how.
+    warm_start.complete(config)
     mesh = sharding.make_mesh(config.mesh)
     loader.check_batch(config.batch_size, config.microbatches, mesh)
     rules = sharding.check_rules(config.rules)
@@ -69,7 +70,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     _check_intervals(config)
 
     # The text: vocabulary, shards and examples are made where they are missing.
-    warm_start.use_vocabulary(config)
     with progress.shown() as report:
         data = pipeline.prepare_data(config, workdir / "tokenizer", report)
 
@@ -85,9 +85,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         restored = checkpoints.restore(abstract)
         if restored is None:
             state = init.sharded(jax.random.key(config.seed), abstract)
-            if config.init_from:
-                params = warm_start.load_params(config.init_from, state.params, data.tokenizer)
-                state = state.replace(params=params)
+            params = warm_start.load_params(config, state.params, data.tokenizer)
+            state = state.replace(params=params)
         else:
             state, saved_meta = restored
             _check_continues(saved_meta, meta, workdir)
@@ -132,7 +131,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
 
         def validate():
             with log.aside("eval"), batches(data.valid, end_step=held_out_batches) as held_out:
-                values = evaluate.evaluate(eval_step, state.params, held_out, config.data.task)
+                values = evaluate.evaluate(
+                    eval_step, state.params, held_out, objective.weights, config.data.task
+                )
             return {f"valid/{name}": value for name, value in values.items()}
 
         def save(step, metrics):

@@ -63,6 +63,14 @@ def base() -> ml_collections.ConfigDict:
         }
     )
     config.init_from = config_dict.placeholder(str)  # a workdir of ours or a Hugging Face folder
+    config.init_layers = ()  # which of its layers, from 0, the network's get; (): all in order
+    # Parts of an objective that come from a run of their own, filled like init_from.
+    config.part_from = ml_collections.ConfigDict(
+        {
+            "teacher": config_dict.placeholder(str),  # of a distillation; gives the sizes as well
+            "generator": config_dict.placeholder(str),  # ELECTRA's
+        }
+    )
     return config
 
 
@@ -135,6 +143,7 @@ def optim() -> ml_collections.ConfigDict:
             "weight_decay": 0.01,
             "no_decay": ("bias", "scale"),  # regular expressions searched in a parameter's path
             "frozen": (),  # regular expressions: parameters that are not trained
+            "layer_decay": 1.0,  # of lr, for each layer further from the heads
             "bias_correction": True,
             "clip_norm": 1.0,  # global norm; 0: no clipping
         }
@@ -199,6 +208,8 @@ def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.pairs.passes = 1
     config.data.masking.max_predictions = min(config.data.masking.max_predictions, 10)
     config.model.width, config.model.heads, config.model.depth = 64, 2, 2
+    if config.model.get("embed_width"):
+        config.model.embed_width = 32
     config.optim.warmup_steps, config.optim.decay_steps = 5, 0
     config.evals.update({"every": 10, "batches": 2})
     config.checkpoint.every = 10

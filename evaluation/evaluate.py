@@ -19,6 +19,7 @@ def evaluate(
     eval_step: Callable[[PyTree, Mapping], tuple[Means, Means]],
     params: PyTree,
     batches: Iterable[Mapping],
+    factors: Mapping[str, float] = losses.ONCE,
     task: str = "",
 ) -> dict[str, float]:
     """Averages the terms and metrics of an objective over all predictions of all batches.
@@ -28,10 +29,11 @@ def evaluate(
         process.
       params: its parameters.
       batches: fields of model/batch.py; rows of padding have weight 0.
+      factors: the objective's `weights`, of the terms in the loss.
       task: whose metrics are computed from the `losses.Rows` of all batches; "": none.
 
     Returns:
-      The mean of every term and metric; "loss", the sum of the terms; "perplexity", exp(loss),
+      The mean of every term and metric; "loss", their weighted sum; "perplexity", exp(loss),
       where the only term is "causal_lm"; and the metrics of the task.
 
     Raises:
@@ -47,7 +49,7 @@ def evaluate(
         raise UserError("There are no held-out rows: raise data.valid_fraction or give more text.")
     terms, metrics = jax.tree.map(float, totals)
     results = {name: _divide(name, mean) for name, mean in (terms | metrics).items()}
-    results["loss"] = sum(results[name] for name in terms)
+    results["loss"] = losses.combine({name: results[name] for name in terms}, factors)
     if set(terms) == {"causal_lm"}:
         results["perplexity"] = math.exp(results["loss"])
     if task and rows:

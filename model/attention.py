@@ -58,8 +58,10 @@ def attend(
     allowed: Bool[Array, "B 1 T S"],
     drop: Callable[[Array], Array],
     types: layers.Numerics,
-) -> Float[Array, "B T H K"]:
+) -> tuple[Float[Array, "B T H K"], Float[Array, "B H T S"]]:
     """Scaled dot-product attention (Vaswani et al., 2017, section 3.2.1), softmax in float32.
+
+    Returns what is attended to, and the float32 scores before mask and softmax.
 
     Args:
       q: queries.
@@ -71,7 +73,8 @@ def attend(
     """
     q, k, v = (x.astype(types.attention) for x in (q, k, v))
     scores = jnp.einsum("bthk,bshk->bhts", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(allowed, scores * q.shape[-1] ** -0.5, MASKED)
-    weights = drop(jax.nn.softmax(scores, axis=-1)).astype(types.attention)
+    scores = scores * q.shape[-1] ** -0.5
+    weights = jax.nn.softmax(jnp.where(allowed, scores, MASKED), axis=-1)
+    weights = drop(weights).astype(types.attention)
     y = jnp.einsum("bhts,bshk->bthk", weights, v, preferred_element_type=types.attention)
-    return y.astype(types.compute)
+    return y.astype(types.compute), scores

@@ -1,6 +1,7 @@
 """The bidirectional Transformer encoder (BERT, section 3)."""
 
 import flax.linen as nn
+from jaxtyping import Array, Float
 
 from model import attention, layers, transformer
 
@@ -12,15 +13,38 @@ class Encoder(nn.Module):
     types: layers.Numerics
 
     def setup(self):
-        """Declares the embedder and the stack."""
-        self.embedder = transformer.Embedder(self.config, self.types)
-        self.norm = layers.Norm(self.config.norm_eps, self.types)
-        self.dropout = layers.Dropout(self.config.dropout)
-        self.stack = transformer.Stack(self.config, self.types)
+        """Declares the embedder, the projection of narrow embeddings, and the stack."""
+        c = self.config
+        self.embedder = transformer.Embedder(c, self.types)
+        self.embed_norm = layers.Norm(c.norm_eps, self.types)
+        self.dropout = layers.Dropout(c.dropout)
+        if c.table_width != c.width:
+            init = layers.INITIALIZERS[c.init](c.init_std)
+            self.project = layers.Dense((c.width,), ("norm", "embed"), init, self.types)
+        self.stack = transformer.Stack(c, self.types)
 
-    def __call__(self, batch, *, train: bool, return_layers: bool = False) -> transformer.Output:
-        """Reads tokens, token_types, positions and segment_ids, each [B T]."""
-        x = self.dropout(self.norm(self.embedder(batch)), train=train)
+    def __call__(self, batch, *, train: bool, **wanted) -> transformer.Output:
+        """Reads tokens, token_types, positions and segment_ids, each [B T]; see `encode`."""
+        return self.encode(self.embed(batch, train=train), batch, train=train, **wanted)
+
+    def embed(
+        self, batch, *, train: bool, tokens: layers.Embed | None = None
+    ) -> Float[Array, "B T E"]:
+        """Returns the normalized embeddings, by the token table `tokens` if one is given."""
+        return self.dropout(self.embed_norm(self.embedder(batch, tokens)), train=train)
+
+    def encode(self, x: Float[Array, "B T E"], batch, *, train: bool, **wanted):
+        """Returns the `Output` for embeddings x, which may be those of another encoder.
+
+        Args:
+          x: embeddings.
+          batch: segment_ids [B T].
+          train: whether there is dropout.
+          **wanted: return_layers, return_scores, see `transformer.Stack`.
+        """
+        c = self.config
+        if c.table_width != c.width:
+            x = self.project(x)
         ids = batch["segment_ids"]
-        allowed = attention.mask(ids, ids, causal=False)
-        return self.stack(x, allowed, train=train, return_layers=return_layers)
+        allowed = attention.mask(ids, ids, causal=c.causal)
+        return self.stack(x, allowed, train=train, **wanted)

@@ -1,4 +1,4 @@
-"""What stands on top of a network: masked LM, pooler, classification."""
+"""What stands on top of a network: masked LM, replaced tokens, pooler, classification."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -34,6 +34,11 @@ class MaskedLM(nn.Module):
         return nn.with_logical_constraint(logits, ("act_batch", "act_length", "act_vocab"))
 
 
+def masked_lm_flops(config: transformer.TransformerConfig, predictions: int) -> float:
+    """Returns the operations of the head's products, forward."""
+    return 2.0 * predictions * config.table_width * (config.width + config.vocab_size)
+
+
 class Pooler(nn.Module):
     """tanh(dense(first token)): one vector for each packed example (BERT, modeling.py)."""
 
@@ -47,6 +52,23 @@ class Pooler(nn.Module):
         init = layers.INITIALIZERS[c.init](c.init_std)
         dense = layers.Dense((c.width,), ("embed", "norm"), init, self.types, name="dense")
         return jnp.tanh(dense(hidden))
+
+
+class ReplacedToken(nn.Module):
+    """dense, activation, one score a token: was it replaced? (ELECTRA, section 2)."""
+
+    config: transformer.TransformerConfig
+    types: layers.Numerics
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T"]:
+        """Returns float32 logits."""
+        c = self.config
+        init = layers.INITIALIZERS[c.init](c.init_std)
+        x = layers.Dense((c.width,), ("embed", "norm"), init, self.types, name="dense")(hidden)
+        x = layers.ACTIVATIONS[c.activation](x)
+        x = layers.Dense((1,), ("embed", "norm"), init, self.types, name="score")(x)
+        return x[..., 0].astype(jnp.float32)
 
 
 class Classifier(nn.Module):

@@ -1,11 +1,14 @@
 """Losses as totals with weights. Everything here is computed in float32."""
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+ONCE: Mapping[str, float] = types.MappingProxyType({})  # the factors of terms that count once
 
 
 class Mean(NamedTuple):
@@ -50,6 +53,42 @@ def cross_entropy(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> 
 def correct(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
     """Returns 1 where the most likely class is the target, else 0."""
     return (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+
+
+def binary_cross_entropy(logits: Float[Array, "..."], labels: Array) -> Float[Array, "..."]:
+    """Returns -log of the sigmoid probability of each label (0 or 1), in nats."""
+    logits = logits.astype(jnp.float32)
+    return jax.nn.softplus(logits) - logits * labels
+
+
+def kl_divergence(
+    teacher: Float[Array, "... V"], student: Float[Array, "... V"], temperature: float
+) -> Float[Array, "..."]:
+    """Returns T^2 KL(teacher || student) of the distributions softmax(logits / T), in nats.
+
+    T^2 keeps the size of the gradients whatever the temperature (Hinton et al., 2015, section 2).
+    """
+    teacher, student = (
+        jax.nn.log_softmax(x.astype(jnp.float32) / temperature, axis=-1) for x in (teacher, student)
+    )
+    return temperature**2 * (jnp.exp(teacher) * (teacher - student)).sum(-1)
+
+
+def cosine_distance(x: Float[Array, "... D"], y: Float[Array, "... D"]) -> Float[Array, "..."]:
+    """Returns 1 - cos(x, y)."""
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    norms = jnp.sqrt((jnp.square(x).sum(-1) + 1e-12) * (jnp.square(y).sum(-1) + 1e-12))
+    return 1.0 - (x * y).sum(-1) / norms
+
+
+def squared_error(x: Float[Array, "... D"], y: Float[Array, "... D"]) -> Float[Array, "..."]:
+    """Returns the mean of (x - y)^2 over the last axis."""
+    return jnp.square(x.astype(jnp.float32) - y.astype(jnp.float32)).mean(-1)
+
+
+def combine(terms: Mapping[str, Array | float], factors: Mapping[str, float]) -> Array | float:
+    """Returns the sum of the terms, each times its factor; a term without one counts once."""
+    return sum(factors.get(name, 1.0) * value for name, value in terms.items())
 
 
 def in_chunks(

@@ -32,6 +32,7 @@ def build(config: Mapping, platform: str) -> nn.Module:
     errors.one_of("config.model.activation", knobs.activation, layers.ACTIVATIONS)
     errors.one_of("config.model.init", knobs.init, layers.INITIALIZERS)
     errors.one_of("config.model.remat", knobs.remat, transformer.REMAT)
+    errors.one_of("config.model.sharing", knobs.sharing, transformer.SHARING)
     errors.one_of("config.model.dtype", knobs.dtype, ("bfloat16", "float16", "float32"))
     for name in ("vocab_size", "width", "depth", "heads", "mlp_width", "max_positions"):
         if getattr(knobs, name) < 1:
@@ -41,6 +42,22 @@ def build(config: Mapping, platform: str) -> nn.Module:
             f"config.model.width={knobs.width} must be a multiple of config.model.heads="
             f"{knobs.heads}."
         )
+    if knobs.groups < 1 or knobs.depth % knobs.groups:
+        raise errors.UserError(
+            f"config.model.groups={knobs.groups} must divide config.model.depth={knobs.depth}."
+        )
+    if knobs.groups > 1 and knobs.sharing == "none":
+        raise errors.UserError(
+            f"config.model.groups={knobs.groups} groups nothing: set config.model.sharing to what "
+            "the layers of a group share, or groups to 1."
+        )
+    if network is decoder.Decoder and knobs.table_width != knobs.width:
+        raise errors.UserError(
+            "config.model.embed_width is for encoders: leave it 0, for a decoder's tables are as "
+            "wide as the network."
+        )
+    if knobs.embed_width < 0:
+        raise errors.UserError("config.model.embed_width must be at least 1, or 0: the width.")
     for name in ("dropout", "attention_dropout"):
         if not 0 <= getattr(knobs, name) < 1:
             raise errors.UserError(f"config.model.{name} must be in [0, 1).")

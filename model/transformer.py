@@ -1,9 +1,11 @@
 """The knobs, the block and the stack that every plain network of the line shares.
 
-`B` rows, `T` tokens, `S` keys, `D` width, `H` heads, `K` head width, `N` layers.
+`B` rows, `T` tokens, `S` keys, `D` width, `E` width of the tables, `H` heads, `K` head width,
+`N` layers, `G` groups of layers.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -24,6 +26,7 @@ class TransformerConfig:
     heads: int  # H
     mlp_width: int  # F
     max_positions: int  # learned absolute positions
+    embed_width: int = 0  # E, of the embedding tables (ALBERT, section 3.1); 0: D
     token_types: int = 0  # segment embeddings; 0: none
     norm_first: bool = False  # pre-norm (GPT-2) or post-norm (BERT)
     norm_eps: float = 1e-12
@@ -36,12 +39,28 @@ class TransformerConfig:
     attention_dropout: float = 0.1  # on the attention probabilities
     dtype: str = "bfloat16"  # of activations and products; parameters are float32
     remat: str = "dots"  # what the backward pass finds saved, see REMAT
+    sharing: str = "none"  # what the layers of a group have in common, see SHARING
+    groups: int = 1  # of consecutive layers, each with shared parameters of its own
+    causal: bool = False  # an encoder that sees to the left only (BERT, table 5)
 
     @property
     def head_width(self) -> int:
         """K."""
         return self.width // self.heads
 
+    @property
+    def table_width(self) -> int:
+        """E."""
+        return self.embed_width or self.width
+
+
+# The modules of a block that all layers of a group share (ALBERT, section 3.1 and table 4).
+SHARING = {
+    "none": (),
+    "attention": ("attention", "attention_norm"),
+    "mlp": ("mlp", "mlp_norm"),
+    "all": ("attention", "attention_norm", "mlp", "mlp_norm"),
+}
 
 # What is kept from a block's forward pass for its backward pass. "dots" keeps the results of the
 # parameter products and recomputes what is cheap, the attention probabilities above all.
@@ -57,6 +76,7 @@ class Output(NamedTuple):
 
     hidden: Float[Array, "B T D"]  # after the last layer
     layers: Float[Array, "N B T D"] | None = None  # after each layer, where asked for
+    scores: Float[Array, "N B H T S"] | None = None  # of attention before softmax, likewise
     cache: attention.Cache | None = None
 
 
@@ -68,7 +88,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x, allowed, cache, *, train):
-        """Returns [B T D] and, given one layer's cached (keys, values, length), the new ones."""
+        """Returns [B T D], the scores and, given a layer's (keys, values, length), the new ones."""
         c = self.config
         init = layers.INITIALIZERS[c.init](c.init_std)
         out_init = layers.INITIALIZERS[c.init](c.residual_init_std)
@@ -85,10 +105,11 @@ class SelfAttention(nn.Module):
             v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), length, axis=1)
             cache = (k, v)
         dropout = layers.Dropout(c.attention_dropout)
-        y = attention.attend(q, k, v, allowed, lambda p: dropout(p, train=train), self.types)
+        drop = lambda p: dropout(p, train=train)  # noqa: E731
+        y, scores = attention.attend(q, k, v, allowed, drop, self.types)
         axes = ("heads", "head_width", "embed")
         y = layers.Dense((c.width,), axes, out_init, self.types, name="out")(y)
-        return y, cache
+        return y, scores, cache
 
 
 class Block(nn.Module):
@@ -100,7 +121,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, cache, allowed, length):
-        """Returns x [B T D] after this layer, and (this layer's new cache, x)."""
+        """Returns x [B T D] after this layer, and (this layer's new cache, x, scores)."""
         c = self.config
         mlp = layers.Mlp(
             c.mlp_width,
@@ -111,6 +132,7 @@ class Block(nn.Module):
             name="mlp",
         )
         attend = SelfAttention(c, self.types, name="attention")
+        scores = None
 
         def residual(x, branch, norm, drop):
             norm = layers.Norm(c.norm_eps, self.types, name=norm)
@@ -120,19 +142,22 @@ class Block(nn.Module):
             return norm(x + drop(branch(x), train=self.train))
 
         def attention_branch(x):
-            nonlocal cache
+            nonlocal cache, scores
             cached = None if cache is None else (*cache, length)
-            y, cache = attend(x, allowed, cached, train=self.train)
+            y, scores, cache = attend(x, allowed, cached, train=self.train)
             return y
 
         x = residual(x, attention_branch, "attention_norm", "attention_dropout")
         x = residual(x, mlp, "mlp_norm", "mlp_dropout")
         x = nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
-        return x, (cache, x)
+        return x, (cache, x, scores)
 
 
 class Stack(nn.Module):
-    """N blocks as one scan over stacked parameters: compile time does not grow with depth."""
+    """N blocks as one scan over stacked parameters: compile time does not grow with depth.
+
+    A parameter has a first axis N or, where the layers of a group share it, G.
+    """
 
     config: TransformerConfig
     types: layers.Numerics
@@ -146,28 +171,66 @@ class Stack(nn.Module):
         train: bool,
         cache: attention.Cache | None = None,
         return_layers: bool = False,
+        return_scores: bool = False,
     ) -> Output:
         """Applies all layers. With a cache, the keys and values of x are written behind it."""
-        block = Block
-        if REMAT[self.config.remat] is not None:
-            block = nn.remat(block, prevent_cse=False, policy=REMAT[self.config.remat])
-        scan = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
-            length=self.config.depth,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        stored = None if cache is None else (cache.keys, cache.values)
+        c = self.config
+        block = Block(c, self.types, train, parent=None)  # applied to one layer's parameters
+        params = self.param("blocks", functools.partial(_init_blocks, block))
+        shared = {name: params[name] for name in SHARING[c.sharing]}
+        own = {name: value for name, value in params.items() if name not in shared}
+        key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
         length = None if cache is None else cache.length
-        x, (stored, outputs) = scan(self.config, self.types, train, name="blocks")(
-            x, stored, allowed, length
-        )
+
+        def layer(shared, x, inputs):
+            own, stored, index = inputs
+            rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
+            x, (stored, x, scores) = block.apply(
+                {"params": {**shared, **own}}, x, stored, allowed, length, rngs=rngs
+            )
+            outputs = (stored, x if return_layers else None, scores if return_scores else None)
+            return x, outputs
+
+        if REMAT[c.remat] is not None:
+            layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[c.remat])
+
+        def group(x, inputs):
+            shared, layers_of_group = inputs
+            return jax.lax.scan(functools.partial(layer, shared), x, layers_of_group)
+
+        stored = None if cache is None else (cache.keys, cache.values)
+        inputs = (own, stored, jnp.arange(c.depth))
+        if c.groups == 1:
+            x, outputs = group(x, (jax.tree.map(lambda p: p[0], shared), inputs))
+        else:
+            cut = lambda p: p.reshape(c.groups, -1, *p.shape[1:])  # noqa: E731
+            x, outputs = jax.lax.scan(group, x, (shared, jax.tree.map(cut, inputs)))
+            outputs = jax.tree.map(lambda y: y.reshape(c.depth, *y.shape[2:]), outputs)
+        stored, after_layers, scores = outputs
         if cache is not None:
             keys, values = stored
             cache = cache._replace(keys=keys, values=values, length=length + x.shape[1])
-        return Output(x, outputs if return_layers else None, cache)
+        return Output(x, after_layers, scores, cache)
+
+
+def _init_blocks(block: Block, key: Array):
+    """Returns the parameters of all layers, boxed with their axis names."""
+    c = block.config
+    x = jnp.zeros((1, 1, c.width), block.types.compute)
+    allowed = jnp.ones((1, 1, 1, 1), bool)
+
+    def one(key):
+        return block.init({"params": key}, x, None, allowed, None)["params"]
+
+    def stack(key, count):
+        return jax.tree.map(
+            lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
+            jax.vmap(one)(jax.random.split(key, count)),
+            is_leaf=lambda box: isinstance(box, nn.Partitioned),
+        )
+
+    own, shared = (stack(key, count) for count in (c.depth, c.groups))
+    return {name: (shared if name in SHARING[c.sharing] else own)[name] for name in own}
 
 
 class Embedder(nn.Module):
@@ -180,17 +243,23 @@ class Embedder(nn.Module):
         """Declares the tables."""
         c = self.config
         init = layers.INITIALIZERS[c.init](c.init_std)
-        self.tokens = layers.Embed(c.vocab_size, c.width, init, self.types)
+        width = c.table_width
+        self.tokens = layers.Embed(c.vocab_size, width, init, self.types)
         position_init = layers.INITIALIZERS[c.init](c.position_init_std)
-        self.positions = layers.Embed(
-            c.max_positions, c.width, position_init, self.types, axis=None
-        )
+        self.positions = layers.Embed(c.max_positions, width, position_init, self.types, axis=None)
         if c.token_types:
-            self.token_types = layers.Embed(c.token_types, c.width, init, self.types, axis=None)
+            self.token_types = layers.Embed(c.token_types, width, init, self.types, axis=None)
 
-    def __call__(self, batch: dict[str, Int[Array, "B T"]]) -> Float[Array, "B T D"]:
-        """Reads tokens, positions and (where the network has them) token_types."""
-        x = self.tokens(batch["tokens"]) + self.positions(batch["positions"])
+    def __call__(
+        self, batch: dict[str, Int[Array, "B T"]], tokens: layers.Embed | None = None
+    ) -> Float[Array, "B T E"]:
+        """Reads tokens, positions and (where the network has them) token_types.
+
+        Args:
+          batch: the fields.
+          tokens: the token table of another network, to be used instead of its own.
+        """
+        x = (tokens or self.tokens)(batch["tokens"]) + self.positions(batch["positions"])
         if self.config.token_types:
             x = x + self.token_types(batch["token_types"])
         return nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
@@ -200,7 +269,8 @@ def flops(config: TransformerConfig, rows: int, length: int) -> float:
     """Returns the floating-point operations of the stack's products, forward, for B x T tokens."""
     kernels = config.depth * config.width * (4 * config.width + 2 * config.mlp_width)
     attention_products = config.depth * 2 * length * config.width
-    return 2.0 * rows * length * (kernels + attention_products)
+    project = config.table_width * config.width if config.table_width != config.width else 0
+    return 2.0 * rows * length * (kernels + attention_products + project)
 
 
 def empty_cache(

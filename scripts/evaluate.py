@@ -72,7 +72,9 @@ def main(argv):
         workers=config.data.workers,
         end_step=steps,
     ) as batches:
-        results = evaluate.evaluate(eval_step, model.params, batches, config.data.task)
+        results = evaluate.evaluate(
+            eval_step, model.params, batches, model.objective.weights, config.data.task
+        )
 
     if not config.data.task:
         rows = np.arange(steps * config.batch_size).reshape(steps, -1)

@@ -205,6 +205,38 @@ def restore_params(
       UserError: if there is no such checkpoint, it does not fit, or it is damaged.
     """
     directory = pathlib.Path(directory).absolute()
+    steps = _choose_steps(directory, step)
+    found = _restore_newest(directory, steps, {"params": abstract_params}, exact=False)
+    return found.tree["params"]
+
+
+def saved_params(
+    directory: str | os.PathLike, step: int | str | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the path and shape of every parameter in a checkpoint, as `restore_params` finds it.
+
+    Raises:
+      UserError: if there is no such checkpoint, or its manifest is damaged.
+    """
+    directory = pathlib.Path(directory).absolute()
+    for number in reversed(_choose_steps(directory, step)):
+        try:
+            leaves = _read_manifest(directory / str(number))["leaves"]
+        except Exception as error:  # damage of any kind
+            logging.warning("The manifest of checkpoint %d cannot be read: %s.", number, error)
+            continue
+        return {
+            name.removeprefix("params/"): jax.ShapeDtypeStruct(shape, dtype)
+            for name, (dtype, shape, _) in leaves.items()
+            if name.startswith("params/")
+        }
+    raise UserError(
+        f"Every checkpoint that was tried in {directory} is damaged: restore the folder."
+    )
+
+
+def _choose_steps(directory: pathlib.Path, step: int | str | None) -> list[int]:
+    """Returns the steps that may be read, rising."""
     steps = _steps(directory)
     if not steps:
         raise UserError(f"There is no checkpoint in {directory}: train first or name another one.")
@@ -214,14 +246,13 @@ def restore_params(
             raise UserError(
                 f"No checkpoint in {directory} was saved with {BEST_METRIC}: ask for the newest."
             )
-    if step is not None:
-        if step not in steps:
-            raise UserError(
-                f"There is no checkpoint of step {step} in {directory}: choose one of {steps}."
-            )
-        steps = [step]
-    found = _restore_newest(directory, steps, {"params": abstract_params}, exact=False)
-    return found.tree["params"]
+    if step is None:
+        return steps
+    if step not in steps:
+        raise UserError(
+            f"There is no checkpoint of step {step} in {directory}: choose one of {steps}."
+        )
+    return [step]
 
 
 class _LatestAndBest:

@@ -71,8 +71,12 @@ def adamw(config: Mapping) -> list[optax.GradientTransformation]:
 
 
 def lamb(config: Mapping) -> list[optax.GradientTransformation]:
-    """LAMB (You et al., 2020): Adam's update, scaled to the norm of each layer's parameter."""
-    return [_adam(config), _decay(config), scale_by_layer_trust_ratio()]
+    """LAMB (You et al., 2020): Adam's update, scaled to the norm of each layer's parameter.
+
+    What does not decay is not scaled either, as in ALBERT's lamb_optimizer.py.
+    """
+    exempt = path_matcher("config.optim.no_decay", config.no_decay)
+    return [_adam(config), _decay(config), scale_by_layer_trust_ratio(exempt)]
 
 
 OPTIMIZERS = {"adamw": adamw, "lamb": lamb}
@@ -107,6 +111,10 @@ def build(config: Mapping, total_steps: int) -> optax.GradientTransformation:
     parts = OPTIMIZERS[name](config)
     if config.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if not 0 < config.layer_decay <= 1:
+        raise errors.UserError(f"config.optim.layer_decay={config.layer_decay} must be in (0, 1].")
+    if config.layer_decay != 1:
+        parts.append(scale_by_layer_decay(config.layer_decay))
     parts.append(optax.scale_by_learning_rate(schedule(config, total_steps)))
     chain = optax.chain(*parts)
     if not config.frozen:
@@ -168,14 +176,19 @@ def _uncorrected(adam, config):
     return optax.GradientTransformation(adam.init, update)
 
 
-def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
+def scale_by_layer_trust_ratio(exempt: Callable[[str], bool]) -> optax.GradientTransformation:
     """Scales each update to |parameter| / |update|, layer by layer (LAMB, algorithm 2).
 
     A stack's parameters hold all layers in one array [N ...], recognized by "blocks" in the path;
     each of the N slices gets a ratio of its own. A ratio with a zero norm is 1.
+
+    Args:
+      exempt: whether the parameter at a path keeps its update as it is.
     """
 
     def ratio(path, update, param):
+        if exempt(path):
+            return update
         axes = tuple(range(1 if "blocks/" in path else 0, update.ndim))
         norm = lambda x: jnp.sqrt(jnp.square(x).sum(axes, keepdims=True))  # noqa: E731
         p, u = norm(param), norm(update)
@@ -184,5 +197,30 @@ def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
     def update(updates, state, params):
         paths = map_with_path(lambda path, _: path, updates)
         return jax.tree.map(ratio, paths, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def scale_by_layer_decay(decay: float) -> optax.GradientTransformation:
+    """Scales updates by decay^k, k growing with the distance from the heads (ELECTRA, appendix B).
+
+    As in its optimization.py: k is 0 for the heads, 2 for the last of N layers and one more for
+    each layer before it, and N + 2 for the embeddings. Layers are recognized by "blocks" in the
+    path and are slices of the first axis; layers with shared parameters count as one.
+    """
+
+    def update(updates, state, params=None):
+        del params
+        sizes = map_with_path(lambda path, u: len(u) if "/blocks/" in path else 0, updates)
+        N = max(jax.tree.leaves(sizes))
+
+        def scale(path, u):
+            if "/blocks/" in path:
+                k = len(u) + 1 - jnp.arange(len(u), dtype=jnp.float32)
+                return u * (decay**k).reshape(-1, *[1] * (u.ndim - 1))
+            embeds = re.search(r"/(embedder|embed_norm|project)/", path)
+            return u * decay ** (N + 2) if embeds else u
+
+        return map_with_path(scale, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -1,6 +1,6 @@
 """The one train step and the one evaluation step, for every objective of the house."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -34,8 +34,8 @@ def make_train_step(
         terms, metrics = objective.apply(
             {"params": params}, batch, train=True, rngs={"dropout": key}
         )
-        loss = sum(term.total / jnp.maximum(weights[name], 1e-9) for name, term in terms.items())
-        return loss, (terms, metrics)
+        means = {n: term.total / jnp.maximum(weights[n], 1e-9) for n, term in terms.items()}
+        return losses.combine(means, objective.weights), (terms, metrics)
 
     def term_weights(params, batch):
         """Weights of the terms over the whole batch. XLA drops the unused forward pass."""
@@ -69,7 +69,7 @@ def make_train_step(
         gradients, totals = accumulate(state.params, batch, jax.random.fold_in(key, state.step))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = summarize(*totals)
+        metrics = summarize(*totals, objective.weights)
         metrics["grad_norm"] = optax.tree.norm(gradients)
         metrics["lr"] = jnp.asarray(schedule(state.step), jnp.float32)
         metrics["tokens"] = (batch["segment_ids"] > 0).sum()
@@ -87,7 +87,9 @@ def make_eval_step(objective: nn.Module) -> Callable[[PyTree, dict[str, Array]],
     return eval_step
 
 
-def summarize(terms: dict[str, losses.Mean], metrics: dict[str, losses.Mean]) -> dict[str, Array]:
-    """Divides every total by its weight; `loss` is the sum of the terms' means."""
+def summarize(
+    terms: dict[str, losses.Mean], metrics: dict[str, losses.Mean], factors: Mapping[str, float]
+) -> dict[str, Array]:
+    """Divides every total by its weight; `loss` is the sum of the terms' means by their factors."""
     means = {name: mean.value for name, mean in {**terms, **metrics}.items()}
-    return {"loss": sum(means[name] for name in terms), **means}
+    return {"loss": losses.combine({name: means[name] for name in terms}, factors), **means}

@@ -1,15 +1,24 @@
-"""Starting from weights that exist: `init_from`, a workdir of ours or a Hugging Face folder."""
+"""Starting from weights that exist: workdirs of ours or Hugging Face folders.
 
+`init_from` fills the objective, `part_from.teacher` (or another part) one sub-module of it. What is
+exchanged are groups, the first level of a tree of parameters: "network" and each head. A group that
+one side lacks is left out, and said; within a group everything must fit.
+"""
+
+import json
 import logging
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import jax
 import ml_collections
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from data_pipeline import tokenizers
 from errors import UserError
-from training import checkpoint, huggingface
+from training import checkpoint, digests, huggingface
+
+BLOCKS = "stack/blocks/"  # in the paths of parameters that hold one slice for each layer
 
 
 def tokenizer_path(init_from: str) -> str:
@@ -29,60 +38,169 @@ def tokenizer_path(init_from: str) -> str:
     )
 
 
-def use_vocabulary(config: ml_collections.ConfigDict) -> None:
-    """Makes the run use the vocabulary of the weights, unless the config names one; in place."""
-    if config.init_from and config.data.tokenizer.path is None:
-        config.data.tokenizer.path = tokenizer_path(config.init_from)
+def complete(config: ml_collections.ConfigDict) -> None:
+    """Takes from existing weights what the config leaves to them; in place.
+
+    That is the vocabulary, unless the config names one, and the sizes of a teacher.
+
+    Raises:
+      UserError: if a teacher is needed and not given, or given and of no use.
+    """
+    for part, source in config.part_from.items():
+        if source is not None and part not in PARTS.get(config.objective.name, ()):
+            raise UserError(
+                f"config.part_from.{part} is of no use to config.objective.name="
+                f"{config.objective.name}: leave it out."
+            )
+    if "teacher" in config.objective:
+        teacher = config.part_from.teacher
+        if teacher is None:
+            raise UserError(
+                "config.part_from.teacher is not set: name the workdir of a finished run, or a "
+                "Hugging Face folder, to learn from."
+            )
+        sizes = _model_section(teacher)
+        config.objective.teacher = ml_collections.ConfigDict(
+            sizes | {"dtype": config.model.dtype, "remat": "none"}
+        )
+    sources = [path for path in (config.init_from, *config.part_from.values()) if path]
+    if sources and config.data.tokenizer.path is None:
+        config.data.tokenizer.path = tokenizer_path(sources[0])
 
 
-def load_params(init_from: str, params: PyTree, tokenizer: tokenizers.Tokenizer) -> PyTree:
-    """Replaces freshly made parameters by those of a checkpoint.
+# Objective -> its sub-modules that may come from a run of their own.
+PARTS = {"distill": ("teacher",), "electra": ("generator",)}
+
+
+def _model_section(source: str) -> dict:
+    """Returns the `model` section of what was trained."""
+    folder = pathlib.Path(source).expanduser()
+    if (folder / "checkpoints").is_dir():
+        return json.loads((folder / "config.json").read_text())["model"]
+    tokenizer_path(source)  # says what is wrong with the path, if anything is
+    return huggingface.load(folder).model
+
+
+def load_params(
+    config: ml_collections.ConfigDict, params: PyTree, tokenizer: tokenizers.Tokenizer
+) -> PyTree:
+    """Replaces freshly made parameters by those of checkpoints, where the config names any.
 
     Args:
-      init_from: a workdir of ours, or a folder in Hugging Face's layout. Heads that a published
-        checkpoint lacks stay fresh, and are named in the log.
+      config: a whole config.
       params: the fresh parameters, on their devices.
-      tokenizer: the run's vocabulary, which must be that of the checkpoint.
+      tokenizer: the run's vocabulary, which must be that of the checkpoints.
 
     Raises:
       UserError: if shapes or vocabulary differ.
     """
-    folder = pathlib.Path(init_from).expanduser()
-    vocabulary = tokenizer_path(init_from)
+    if config.init_from:
+        key = f"config.init_from={config.init_from}"
+        params = _fill(config.init_from, params, tokenizer, key, config.init_layers)
+    for part, source in config.part_from.items():
+        if source:
+            key = f"config.part_from.{part}={source}"
+            params = {**params, **_part(part, source, params, tokenizer, key)}
+    return params
+
+
+def _part(part, source, params, tokenizer, key):
+    """Returns the filled groups of a part: a masked LM's as they are named in its own run."""
+    if part == "teacher":
+        return {"teacher": _fill(source, params["teacher"], tokenizer, key)}
+    if "generator" not in params:
+        raise UserError(f"{key} has nowhere to go: with config.objective.tie=all there is none.")
+    own = {"network": params["generator"], "masked_lm": params["masked_lm"]}
+    filled = _fill(source, own, tokenizer, key)
+    return {"generator": filled["network"], "masked_lm": filled["masked_lm"]}
+
+
+def _fill(
+    source: str,
+    params: Mapping[str, PyTree],
+    tokenizer: tokenizers.Tokenizer,
+    key: str,
+    chosen: Sequence[int] = (),
+) -> dict[str, PyTree]:
+    """Fills the groups of `params` that `source` has; `chosen` are its layers that are wanted."""
+    folder = pathlib.Path(source).expanduser()
+    vocabulary = tokenizer_path(source)
     if (folder / "checkpoints").is_dir():
-        _check_vocabulary(tokenizers.load(vocabulary), tokenizer, init_from)
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
-        )
-        return checkpoint.restore_params(folder / "checkpoints", abstract)
-    published = huggingface.load(folder)
-    if published.tokenizer is not None:
-        _check_vocabulary(published.tokenizer, tokenizer, init_from)
-    if published.missing:
-        logging.warning("%s lacks %s: made anew.", init_from, ", ".join(published.missing))
-    given = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(published.params)}
+        _check_vocabulary(tokenizers.load(vocabulary), tokenizer, key)
+        given = checkpoint.saved_params(folder / "checkpoints")
+    else:
+        published = huggingface.load(folder)
+        if published.tokenizer is not None:
+            _check_vocabulary(published.tokenizer, tokenizer, key)
+        given = digests.named_leaves(published.params)
 
-    def replace(path, fresh):
-        name = _name(path)
-        if name not in given:
-            return fresh
-        if given[name].shape != fresh.shape:
+    fresh = digests.named_leaves(params)
+    groups = {name.split("/")[0] for name in given}
+    for group in sorted({name.split("/")[0] for name in fresh} - groups):
+        logging.warning("%s has no %s: it starts anew.", key, group)
+    wanted = {name: x for name, x in fresh.items() if name.split("/")[0] in groups}
+    if not any(name.startswith("network/") for name in wanted):
+        raise UserError(f"{key} holds no network of this kind: name another one.")
+    for name in sorted(set(given) - set(fresh)):
+        if name.split("/")[0] in params:
+            logging.warning("%s holds %s, which this network has no place for.", key, name)
+
+    for name, here in wanted.items():
+        there = given[name].shape if name in given else None
+        if there and BLOCKS in name and chosen:
+            if max(chosen) >= there[0]:
+                raise UserError(
+                    f"config.init_layers={tuple(chosen)} asks for more than the {there[0]} layers "
+                    f"of {key}."
+                )
+            there = (len(chosen), *there[1:])
+        if there != here.shape:
             raise UserError(
-                f"config.init_from={init_from} does not fit: {name} is {given[name].shape} there "
-                f"and {fresh.shape} here; set config.model to the sizes of the checkpoint."
+                f"{key} does not fit: {name} is {there or 'absent'} there and {here.shape} here; "
+                "set config.model to the sizes of the checkpoint, or choose layers with "
+                "config.init_layers."
             )
-        return jax.device_put(given[name], fresh.sharding)
+    if (folder / "checkpoints").is_dir():
+        abstract = {
+            name: jax.ShapeDtypeStruct(
+                given[name].shape,
+                given[name].dtype,
+                # Layers that will be picked may not divide as those do that are wanted.
+                sharding=_whole(x) if given[name].shape != x.shape else x.sharding,
+            )
+            for name, x in wanted.items()
+        }
+        restored = checkpoint.restore_params(folder / "checkpoints", _nest(abstract))
+        given = digests.named_leaves(restored)
 
-    return jax.tree_util.tree_map_with_path(replace, params)
+    def place(name, here):
+        if name not in wanted:
+            return here
+        value = given[name][list(chosen)] if chosen and BLOCKS in name else given[name]
+        return jax.device_put(value, here.sharding)
+
+    return _nest({name: place(name, here) for name, here in fresh.items()})
 
 
-def _name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def _whole(x: Array) -> jax.sharding.Sharding:
+    return jax.sharding.NamedSharding(x.sharding.mesh, jax.sharding.PartitionSpec())
 
 
-def _check_vocabulary(theirs, ours, init_from):
+def _nest(leaves: Mapping[str, Array]) -> dict[str, PyTree]:
+    """Returns the tree with these paths."""
+    tree: dict[str, PyTree] = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        node = tree
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = leaf
+    return tree
+
+
+def _check_vocabulary(theirs, ours, key):
     if theirs.fingerprint != ours.fingerprint:
         raise UserError(
-            f"The vocabulary of config.init_from={init_from} is not that of this run: leave "
-            "config.data.tokenizer.path out to use that of the checkpoint."
+            f"The vocabulary of {key} is not that of this run: leave config.data.tokenizer.path "
+            "out to use that of the checkpoint."
         )

@@ -5,21 +5,25 @@ An objective holds its networks as sub-modules and maps a batch to
     terms, metrics = objective(batch, train=...)     # two dicts of losses.Mean
 
 The loss is the sum of the terms' means, each divided by its own weight over the whole batch,
-however many devices and microbatches it is spread over. A term's weight may depend on the batch
-only.
+however many devices and microbatches it is spread over, and multiplied by its factor in
+`objective.weights`. A term's weight may depend on the batch only.
 """
 
 from collections.abc import Mapping
 
 import flax.linen as nn
+import ml_collections
+from flax.core import FrozenDict
 
 import errors
 from model import networks
-from model.objectives import causal_lm, classification, masked_lm
+from model.objectives import causal_lm, classification, distill, electra, masked_lm
 
 OBJECTIVES = {
     "masked_lm": masked_lm.MaskedLM,
     "causal_lm": causal_lm.CausalLM,
+    "electra": electra.Electra,
+    "distill": distill.Distill,
     "classification": classification.Classification,
 }
 
@@ -34,7 +38,7 @@ def build(config: Mapping, platform: str) -> nn.Module:
     Raises:
       UserError: for an unknown name or key.
     """
-    options = dict(config.objective)
+    options = ml_collections.ConfigDict(config.objective).to_dict()
     objective = OBJECTIVES[errors.one_of("config.objective.name", options.pop("name"), OBJECTIVES)]
     known = set(objective.__dataclass_fields__) - {"network", "parent", "name"}
     for name in options:
@@ -43,4 +47,8 @@ def build(config: Mapping, platform: str) -> nn.Module:
         raise errors.UserError(f"config.objective lacks {', '.join(sorted(missing))}.")
     if not 0 <= options.get("dropout", 0.0) < 1:
         raise errors.UserError("config.objective.dropout must be in [0, 1).")
+    if "teacher" in options:  # a masked LM of its own, made from a model section
+        teacher = networks.build(options["teacher"], platform)
+        options["teacher"] = masked_lm.MaskedLM(network=teacher, sentence_pair=False)
+    options = {k: FrozenDict(v) if isinstance(v, dict) else v for k, v in options.items()}
     return objective(network=networks.build(config.model, platform), **options)

@@ -13,6 +13,7 @@ class CausalLM(nn.Module):
 
     network: nn.Module
     logit_chunks: int  # slices of tokens for which logits exist at a time
+    weights = losses.ONCE
 
     def __call__(self, batch, *, train: bool):
         """Returns the loss term and further metrics; reads targets and weights [B T]."""

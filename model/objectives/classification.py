@@ -20,6 +20,7 @@ class Classification(nn.Module):
     network: nn.Module
     classes: int  # C
     dropout: float = 0.1
+    weights = losses.ONCE
 
     def setup(self):
         """Declares the heads."""

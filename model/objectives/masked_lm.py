@@ -17,6 +17,7 @@ class MaskedLM(nn.Module):
 
     network: nn.Module
     sentence_pair: bool
+    weights = losses.ONCE
 
     def setup(self):
         """Declares the heads."""
@@ -54,7 +55,7 @@ class MaskedLM(nn.Module):
         """Returns the operations of a step's products, forward and backward, from field shapes."""
         config = self.network.config
         rows, predictions = shapes["targets"]
-        head = 2.0 * rows * predictions * config.width * (config.width + config.vocab_size)
+        head = heads.masked_lm_flops(config, rows * predictions)
         if self.sentence_pair:
             head += 2.0 * rows * shapes["pair_labels"][1] * config.width**2
         return 3 * (transformer.flops(config, *shapes["tokens"]) + head)

@@ -71,7 +71,7 @@ def test_evaluation_scores_the_rows_of_all_batches_together():
         return {"classification": mean}, {"accuracy": mean, "rows": rows}
 
     batches = [{k: v[i : i + 3] for k, v in whole.items()} for i in range(0, 12, 3)]
-    found = evaluate.evaluate(eval_step, {}, batches, "mrpc")
+    found = evaluate.evaluate(eval_step, {}, batches, task="mrpc")
     assert set(found) == {"classification", "loss", "accuracy", "f1"}
     assert found["f1"] == pytest.approx(2 / 3) and found["accuracy"] == pytest.approx(0.7)
     assert "f1" not in evaluate.evaluate(eval_step, {}, batches)

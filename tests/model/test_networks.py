@@ -140,7 +140,7 @@ def test_attention_without_any_key_is_finite():
     q = jnp.ones((1, 2, 1, 4))
     allowed = jnp.zeros((1, 1, 2, 2), bool)
     types = networks.layers.numerics("float32", "cpu")
-    y = attention.attend(q, q, q * 3, allowed, lambda p: p, types)
+    y, _ = attention.attend(q, q, q * 3, allowed, lambda p: p, types)
     np.testing.assert_allclose(y, 3 * q, rtol=1e-6)
 
 

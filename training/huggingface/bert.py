@@ -40,8 +40,8 @@ TABLE = mapping.Table(
     bare="cls.",
     rows=(
         *mapping.under("network/embedder/", "embeddings.", EMBEDDER),
-        _R("network/norm/scale", "D", "embeddings.LayerNorm.weight", "D"),
-        _R("network/norm/bias", "D", "embeddings.LayerNorm.bias", "D"),
+        _R("network/embed_norm/scale", "D", "embeddings.LayerNorm.weight", "D"),
+        _R("network/embed_norm/bias", "D", "embeddings.LayerNorm.bias", "D"),
         *mapping.under("network/stack/blocks/", "encoder.layer.{}.", LAYER),
         _R("masked_lm/dense/kernel", "D E", "cls.predictions.transform.dense.weight", "E D"),
         _R("masked_lm/dense/bias", "D", "cls.predictions.transform.dense.bias", "D"),
