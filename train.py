@@ -131,7 +131,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
 
         def validate():
             with log.aside("eval"), batches(data.valid, end_step=held_out_batches) as held_out:
-                values = evaluate.evaluate(eval_step, state.params, held_out, objective.weights)
+                values = evaluate.evaluate(
+                    eval_step, state.params, held_out, objective.weights, config.data.task
+                )
             return {f"valid/{name}": value for name, value in values.items()}
 
         def save(step, metrics):

@@ -125,6 +125,11 @@ def data() -> ml_collections.ConfigDict:
             "mask_documents": False,  # attention does not cross the end of a document
         }
     )
+    # a labeled task (fine-tuning)
+    config.task = ""  # see data_pipeline/tasks
+    config.path = config_dict.placeholder(str)  # the folder of the task, or of GLUE
+    # another file of training rows, such as the one that scripts/augment.py writes
+    config.train_path = config_dict.placeholder(str)
     return config
 
 

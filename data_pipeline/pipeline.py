@@ -18,10 +18,15 @@ import numpy as np
 from data_pipeline import corpus as corpora
 from data_pipeline import files, noise, rows, sources, tokenizers
 from data_pipeline import records as record_files
+from data_pipeline.tasks import TASKS, classification, glue
 from errors import UserError, one_of
 
 VERSION = 2  # of the example records; part of the name of their cache folder
-PIPELINES = {"masked_lm": rows.MaskedLM, "causal_stream": rows.CausalStream}
+PIPELINES = {
+    "masked_lm": rows.MaskedLM,
+    "causal_stream": rows.CausalStream,
+    "classification": classification.Classification,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Dataset:
     """
 
     pipeline: rows.Pipeline
-    records: record_files.Records
+    records: Sequence[bytes]
     seed: int
     training: bool
 
@@ -63,15 +68,17 @@ class Data(NamedTuple):
     """What a run needs from its text."""
 
     tokenizer: tokenizers.Tokenizer
-    train: Dataset
+    train: Dataset | None  # None: a task of which only held-out rows were asked for
     valid: Dataset
-    manifest: dict  # of the corpus: counts of documents, tokens and bytes
+    manifest: dict  # of the corpus: counts of documents, tokens and bytes; {} for a task
 
 
 def prepare_data(
     config: ml_collections.ConfigDict,
     tokenizer_dir: str | os.PathLike | None = None,
     progress: corpora.Progress | None = None,
+    *,
+    training: bool = True,
 ) -> Data:
     """Makes whatever is missing in the cache (vocabulary, corpus, examples) and opens it.
 
@@ -80,6 +87,7 @@ def prepare_data(
       tokenizer_dir: where the run keeps its vocabulary; one that is there is used, else it is saved
         there.
       progress: called as the work goes on.
+      training: whether a task's training rows are needed too.
 
     Raises:
       UserError: for anything in the config that does not fit the text, the vocabulary or the model.
@@ -92,6 +100,8 @@ def prepare_data(
             f"{config.model.max_positions}: lower the first or raise the second."
         )
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
+    if kind is classification.Classification:
+        return _task_data(config, cache, tokenizer_dir, training)
     if not data.source:
         raise UserError(f"config.data.source is not set. {data.source_hint}.")
     source = sources.open_source(data.source, data.layout)
@@ -123,6 +133,41 @@ def prepare_data(
             f"{config.batch_size}: lower batch_size or data.length, or give more text."
         )
     return Data(tokenizer, train, valid, corpus.manifest)
+
+
+def _task_data(config, cache, tokenizer_dir, training):
+    """Reads a task's files; its rows are made anew in every run, and nothing is cached."""
+    data = config.data
+    task = TASKS[one_of("data.task", data.task, TASKS)]
+    classes = max(1, len(task.classes))
+    if config.objective.get("classes", classes) != classes:
+        raise UserError(
+            f"config.objective.classes={config.objective.classes} does not suit {data.task}: set "
+            f"it to {classes}{'' if task.classes else ', which means regression'}."
+        )
+    if data.path is None:
+        raise UserError(f"data.path is not set: give the folder of {task.folder} or of GLUE.")
+    own = tokenizer_dir and (pathlib.Path(tokenizer_dir) / "tokenizer_config.json").exists()
+    if data.tokenizer.path is None and not own:
+        raise UserError(
+            f"The task {data.task} brings no vocabulary: set config.init_from to the model that is "
+            "fine-tuned, or data.tokenizer.path."
+        )
+    tokenizer = _tokenizer(None, data.tokenizer, cache, tokenizer_dir, None)
+    _check_vocabulary(tokenizer, config)
+    pipeline = classification.Classification(data, tokenizer)
+
+    def dataset(split, path):
+        records = pipeline.write(glue.read(task, path, split))
+        return Dataset(pipeline, records, config.seed, training=split == "train")
+
+    train = dataset("train", data.train_path or data.path) if training else None
+    if training and len(train) < config.batch_size:
+        raise UserError(
+            f"{data.task} has {len(train)} training rows, fewer than batch_size="
+            f"{config.batch_size}: lower batch_size."
+        )
+    return Data(tokenizer, train, dataset("valid", data.path), {})
 
 
 def _tokenizer(source, config, cache, directory, progress):

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from errors import UserError
+from evaluation import scoring
 from model import losses
 
 Means = dict[str, losses.Mean]
@@ -19,48 +20,56 @@ def evaluate(
     params: PyTree,
     batches: Iterable[Mapping],
     factors: Mapping[str, float] = losses.ONCE,
+    task: str = "",
 ) -> dict[str, float]:
     """Averages the terms and metrics of an objective over all predictions of all batches.
 
     Args:
-      eval_step: (params, batch) -> (terms, metrics), as an objective returns them.
+      eval_step: (params, batch) -> (terms, metrics), as an objective returns them, whole on every
+        process.
       params: its parameters.
       batches: fields of model/batch.py; rows of padding have weight 0.
       factors: the objective's `weights`, of the terms in the loss.
+      task: whose metrics are computed from the `losses.Rows` of all batches; "": none.
 
     Returns:
-      The mean of every term and metric; "loss", their weighted sum; and "perplexity", exp(loss),
-      where the only term is "causal_lm".
+      The mean of every term, and of every metric that counts anything; "loss", the terms' weighted
+      sum; "perplexity", exp(loss),
+      where the only term is "causal_lm"; and the metrics of the task.
 
     Raises:
       UserError: if there is no batch, or nothing to predict in any of them.
     """
-    totals = None
+    totals, rows = None, []
     for batch in batches:
-        means = eval_step(params, batch)
+        terms, metrics = eval_step(params, batch)
+        rows += [m for m in metrics.values() if isinstance(m, losses.Rows)]
+        means = terms, {k: m for k, m in metrics.items() if isinstance(m, losses.Mean)}
         totals = means if totals is None else _add(totals, means)
     if totals is None:
         raise UserError("There are no held-out rows: raise data.valid_fraction or give more text.")
     terms, metrics = jax.tree.map(float, totals)
-    results = {name: _divide(name, mean) for name, mean in (terms | metrics).items()}
+    for name, mean in terms.items():
+        if mean.weight == 0:
+            raise UserError(
+                f"The held-out rows hold nothing to predict for {name}: raise data.valid_fraction "
+                "or give more text."
+            )
+    # A metric may count nothing, such as the precision of a class that is never predicted.
+    means = {**terms, **{name: mean for name, mean in metrics.items() if mean.weight}}
+    results = {name: mean.total / mean.weight for name, mean in means.items()}
     results["loss"] = losses.combine({name: results[name] for name in terms}, factors)
     if set(terms) == {"causal_lm"}:
         results["perplexity"] = math.exp(results["loss"])
+    if task and rows:
+        predictions, targets, weights = map(np.concatenate, zip(*jax.device_get(rows)))
+        results |= scoring.score(task, predictions[weights > 0], targets[weights > 0])
     return results
 
 
 @jax.jit
 def _add(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.add, a, b)
-
-
-def _divide(name: str, mean: losses.Mean) -> float:
-    if mean.weight == 0:
-        raise UserError(
-            f"The held-out rows hold nothing to predict for {name}: raise data.valid_fraction or "
-            "give more text."
-        )
-    return mean.total / mean.weight
 
 
 def target_counts(rows: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:

@@ -57,9 +57,8 @@ def fill_masks(
         return []
     rows = [_encode(tokenizer, text, objective.network.config.max_positions) for text in sentences]
     masks = [[i for i, token in enumerate(row) if token == tokenizer.mask_id] for row in rows]
-    batch = _batch(rows, masks, tokenizer.pad_id)
-    p, ids = _best(objective, params, batch, tokenizer.vocab_size, candidates)
-    p, ids = np.asarray(p).tolist(), np.asarray(ids).tolist()
+    p, ids = best_pieces(objective, params, tokenizer, rows, masks, candidates)
+    p, ids = p.tolist(), ids.tolist()
     return [
         [
             [Candidate(tokenizer.id_to_token(i), q) for i, q in zip(ids[row][m], p[row][m])]
@@ -87,20 +86,48 @@ def _encode(tokenizer: tokenizers.Tokenizer, text: str, most: int) -> list[int]:
     return ids
 
 
-def _batch(rows: list[list[int]], masks: list[list[int]], pad_id: int) -> dict[str, np.ndarray]:
+def best_pieces(
+    objective: nn.Module,
+    params: PyTree,
+    tokenizer: tokenizers.Tokenizer,
+    rows: Sequence[Sequence[int]],
+    masks: Sequence[Sequence[int]],
+    candidates: int,
+    *,
+    firsts: Sequence[int] | None = None,
+    size: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns probabilities and ids [B P C] of the likeliest pieces at some places of some rows.
+
+    Args:
+      objective: a masked LM.
+      params: its parameters.
+      tokenizer: its vocabulary.
+      rows: token ids with special and mask tokens.
+      masks: the places of each row that are asked for.
+      candidates: C.
+      firsts: how many tokens of each row are its first segment; None: all.
+      size: rows to compute, padding included; None: the next power of two.
+    """
+    batch = _batch(rows, masks, firsts, tokenizer.pad_id, size or decoding.bucket(len(rows)))
+    p, ids = _best(objective, params, batch, tokenizer.vocab_size, candidates)
+    return np.asarray(p)[: len(rows)], np.asarray(ids)[: len(rows)]
+
+
+def _batch(rows, masks, firsts, pad_id: int, size: int) -> dict[str, np.ndarray]:
     """Pads to powers of two: few shapes are compiled."""
-    size = decoding.bucket(len(rows))
     length = decoding.bucket(max(16, *map(len, rows)))
     tokens = np.full((size, length), pad_id, np.int32)
-    segment_ids = np.zeros((size, length), np.int32)
+    token_types, segment_ids = np.zeros((2, size, length), np.int32)
     masked_positions = np.zeros((size, decoding.bucket(max(map(len, masks)))), np.int32)
     for i, (row, places) in enumerate(zip(rows, masks, strict=True)):
         tokens[i, : len(row)] = row
         segment_ids[i, : len(row)] = 1
+        token_types[i, firsts[i] if firsts else len(row) : len(row)] = 1
         masked_positions[i, : len(places)] = places
     return {
         "tokens": tokens,
-        "token_types": np.zeros_like(tokens),
+        "token_types": token_types,
         "segment_ids": segment_ids,
         "positions": np.arange(length, dtype=np.int32) * segment_ids,
         "masked_positions": masked_positions,

@@ -32,6 +32,9 @@ FIELDS: dict[str, Field] = {
     ),  # where the [CLS] of each packed pair is; padded with 0
     "pair_labels": Field("BG", np.int32),  # 0: B follows A, 1: B is random (BERT's coding)
     "pair_weights": Field("BG", np.float32),
+    "label": Field("B", np.int32),  # the class of a row
+    "score": Field("B", np.float32),  # its number, where the task is regression
+    "example_weights": Field("B", np.float32),  # 1; 0 for rows that fill the last batch up
 }
 
 

@@ -26,6 +26,17 @@ class Mean(NamedTuple):
         return self.total / jnp.maximum(self.weight, 1e-9)
 
 
+class Rows(NamedTuple):
+    """What an evaluation collects row by row, for scores that are no means: F1, correlations.
+
+    An objective returns it among its metrics, and only where it does not train.
+    """
+
+    prediction: Float[Array, "B"]
+    target: Float[Array, "B"]
+    weight: Float[Array, "B"]  # 0: the row does not count
+
+
 def mean(values: Float[Array, "..."], weights: Float[Array, "..."]) -> Mean:
     """Returns the weighted mean of `values` as a `Mean`."""
     weights = weights.astype(jnp.float32)

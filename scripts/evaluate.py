@@ -2,9 +2,10 @@
 
     python scripts/evaluate.py --checkpoint=runs/bert-tiny
     python scripts/evaluate.py --checkpoint=runs/gpt2-tiny --step=best --data.source=PATH
+    python scripts/evaluate.py --checkpoint=runs/mnli --data.task=mnli-mm
 
 A checkpoint is a --workdir of train.py or a folder in Hugging Face's layout. The documents held out
-are `data.valid_fraction` of them, the same ones as in training.
+are `data.valid_fraction` of them, the same ones as in training; of a task, its dev file.
 """
 
 import json
@@ -37,6 +38,8 @@ _DATA = (
     flags.DEFINE_float("data.valid_fraction", None, "How much of the documents is held out."),
     flags.DEFINE_integer("data.length", None, "Tokens in a row."),
     flags.DEFINE_string("data.cache_dir", None, "Where prepared text is kept."),
+    flags.DEFINE_string("data.task", None, "Another task of as many classes."),
+    flags.DEFINE_string("data.path", None, "The folder of the task, or of GLUE."),
 )
 
 
@@ -69,11 +72,14 @@ def main(argv):
         workers=config.data.workers,
         end_step=steps,
     ) as batches:
-        results = evaluate.evaluate(eval_step, model.params, batches, model.objective.weights)
+        results = evaluate.evaluate(
+            eval_step, model.params, batches, model.objective.weights, config.data.task
+        )
 
-    rows = np.arange(steps * config.batch_size).reshape(steps, -1)
-    counts = evaluate.target_counts(data.valid.batch(batch) for batch in rows)
-    results["unigram_entropy"] = evaluate.unigram_entropy(counts)
+    if not config.data.task:
+        rows = np.arange(steps * config.batch_size).reshape(steps, -1)
+        counts = evaluate.target_counts(data.valid.batch(batch) for batch in rows)
+        results["unigram_entropy"] = evaluate.unigram_entropy(counts)
     if "causal_lm" in results:
         results["bits_per_byte"] = _bits_per_byte(results["causal_lm"], data.manifest)
     for name, value in results.items():
@@ -90,9 +96,9 @@ def _prepare(checkpoint: pathlib.Path, config, report) -> pipeline.Data:
     own = checkpoint / "tokenizer"
     if not own.is_dir():
         # A published one: `load` has set the path.
-        return pipeline.prepare_data(config, progress=report)
+        return pipeline.prepare_data(config, progress=report, training=False)
     config.data.tokenizer.path = None  # the run has its own copy of what was there
-    return pipeline.prepare_data(config, own, report)
+    return pipeline.prepare_data(config, own, report, training=False)
 
 
 def _bits_per_byte(loss: float, manifest: dict) -> float:

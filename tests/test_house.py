@@ -21,6 +21,7 @@ FLOORS = {
     "model.networks": 4,
     "model.objectives": 5,
     "data_pipeline": 1,
+    "data_pipeline.tasks": 2,
     "data_pipeline.pipeline": 2,
     "data_pipeline.loader": 3,
     "training": 6,

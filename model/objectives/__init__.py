@@ -17,13 +17,14 @@ from flax.core import FrozenDict
 
 import errors
 from model import networks
-from model.objectives import causal_lm, distill, electra, masked_lm
+from model.objectives import causal_lm, classification, distill, electra, masked_lm
 
 OBJECTIVES = {
     "masked_lm": masked_lm.MaskedLM,
     "causal_lm": causal_lm.CausalLM,
     "electra": electra.Electra,
     "distill": distill.Distill,
+    "classification": classification.Classification,
 }
 
 
@@ -44,6 +45,8 @@ def build(config: Mapping, platform: str) -> nn.Module:
         errors.one_of("key in config.objective:", name, known)
     if missing := known - set(options):
         raise errors.UserError(f"config.objective lacks {', '.join(sorted(missing))}.")
+    if not 0 <= options.get("dropout", 0.0) < 1:
+        raise errors.UserError("config.objective.dropout must be in [0, 1).")
     if "teacher" in options:  # a masked LM of its own, made from a model section
         teacher = networks.build(options["teacher"], platform)
         options["teacher"] = masked_lm.MaskedLM(network=teacher, sentence_pair=False)

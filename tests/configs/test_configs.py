@@ -57,7 +57,7 @@ def test_every_page_has_the_same_keys(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_quick_keeps_derived_values_right(page):
-    config = load(page, "tiny,quick=1")
+    config = load(page, "bert-tiny,quick=1" if page == "finetune" else "tiny,quick=1")
     assert config.model.mlp_width == 4 * config.model.width
     assert config.model.vocab_size == config.data.tokenizer.vocab_size
 
@@ -68,6 +68,27 @@ def test_bert_phases():
     assert (second.data.length, second.total_steps) == (512, 1_000_000)
     assert first.optim.to_dict() == second.optim.to_dict()  # one schedule over both
     assert second.data.masking.max_predictions == 77
+
+
+def test_finetuning_steps_follow_the_batch():
+    config = load("finetune", "bert-base,task=mrpc")
+    # int(3668 / 32 * 3), as in BERT's README
+    assert (config.total_steps, config.optim.warmup_steps) == (343, 34)
+    config.batch_size = 16
+    assert (config.total_steps, config.optim.warmup_steps) == (687, 68)
+    config.total_steps = 100
+    assert (config.total_steps, config.optim.warmup_steps, config.batch_size) == (100, 10, 16)
+    augmented = load("finetune", "bert-base,task=sst-2,epochs=2,rows=1000000")
+    assert augmented.total_steps == 2 * 1_000_000 // 32
+    assert load("finetune", "model=bert-large,task=mnli").model == load("bert", "large").model
+
+
+@pytest.mark.parametrize(
+    "arg", ["bert-huge", "brt-base", "bert-base,task=sst2", "bert-base,epochs=0", "common-base"]
+)
+def test_wrong_finetuning_is_told(arg):
+    with pytest.raises(ValueError, match="Unknown|must be|there is no configs"):
+        load("finetune", arg)
 
 
 def test_gpt2_residual_init_follows_depth():
@@ -86,5 +107,6 @@ def test_wrong_arguments_are_told(arg):
 
 
 def test_configs_need_no_jax():
-    code = "import sys; import configs.bert, configs.gpt2; assert 'jax' not in sys.modules"
+    pages = ", ".join(f"configs.{page}" for page in PAGES)
+    code = f"import sys; import {pages}; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CONFIGS.parent)

@@ -1,0 +1,96 @@
+"""The pipeline `classification`: a text or a pair of texts in a row, and its label."""
+
+from collections.abc import Iterable, Sequence
+
+import ml_collections
+import numpy as np
+
+from data_pipeline import packing, tokenizers
+from data_pipeline.tasks import glue
+from errors import UserError
+
+
+class Classification:
+    """Rows `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]` (BERT, section 4.1).
+
+    A vocabulary whose first token is `<s>` is RoBERTa's: `<s> A </s></s> B </s>`, without token
+    types. A record is (tokens of the first segment, of the second, the bits of the float32 label),
+    then the tokens. Plays the part of a `rows.Pipeline` whose records are made at the start of a
+    run: there is nothing random in them.
+    """
+
+    static = True
+
+    def __init__(self, data: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer):
+        """Takes the data section of a config.
+
+        Raises:
+          UserError: for a tokenizer or a length that does not suit.
+        """
+        if None in (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id):
+            raise UserError(
+                f"data.pipeline=classification needs [CLS], [SEP] and [PAD], which the "
+                f"{tokenizer.kind} vocabulary lacks: start from a model that has them."
+            )
+        if data.length < 8:
+            raise UserError(
+                f"data.length={data.length} has no room for a pair: make it at least 8."
+            )
+        self.length = data.length
+        self.tokenizer = tokenizer
+        self.doubles_sep = tokenizer.doubles_sep
+        self.codec = packing.Codec(3, 1 << 32)  # four bytes a number: one is a float
+
+    def write(self, examples: Iterable[glue.Example]) -> list[bytes]:
+        """Returns a record for each example; a label that is not given counts as 0."""
+        examples = list(examples)
+        columns = zip(*(example.texts for example in examples), strict=True)
+        ids = [self.tokenizer.encode_batch(texts) for texts in columns]
+        return [
+            self._record(example, *texts) for example, *texts in zip(examples, *ids, strict=True)
+        ]
+
+    def _record(self, example, a, b=None):
+        cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
+        between = sep * (2 if self.doubles_sep else 1)
+        if b is None:
+            first, second = [*cls, *a[: self.length - 2], *sep], []
+        else:
+            a, b = truncate(a, b, self.length - 2 - len(between))
+            first, second = [*cls, *a, *between], [*b, *sep]
+        bits = int(np.float32(example.label or 0).view(np.uint32))
+        return self.codec.encode([len(first), len(second), bits], first, second)
+
+    def read(self, records: Sequence[bytes], keys: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns a row for each record; `b""` is a row of padding, of weight 0."""
+        del keys
+        header, flat = self.codec.decode(records)
+        sizes = header[:, :2].sum(axis=1)
+        segment_ids, positions = packing.layout(sizes[:, None], self.length)
+        real = segment_ids > 0
+        tokens = np.full(real.shape, self.tokenizer.pad_id, np.int32)
+        tokens[real] = flat
+        second = real & (positions >= header[:, :1]) & (not self.doubles_sep)
+        values = header[:, 2].astype(np.uint32).view(np.float32)
+        return {
+            "tokens": tokens,
+            "token_types": second.astype(np.int32),
+            "segment_ids": segment_ids,
+            "positions": positions,
+            "pair_positions": np.zeros((len(records), 1), np.int32),
+            "label": values.astype(np.int32),
+            "score": values,
+            "example_weights": (sizes > 0).astype(np.float32),
+        }
+
+
+def truncate(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
+    """Cuts the ends of two texts, always of the longer one, until they fit; ties cut the second.
+
+    As `_truncate_seq_pair` in BERT's run_classifier.py, in one step.
+    """
+    if len(a) + len(b) > room:
+        half = room // 2
+        keep_b = min(len(b), max(half, room - len(a)))
+        a, b = a[: room - keep_b], b[:keep_b]
+    return a, b

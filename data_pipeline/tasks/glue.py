@@ -1,0 +1,224 @@
+r"""The GLUE tasks (Wang et al., ICLR 2019) in their official files: unquoted TSV, perhaps gzipped.
+
+Columns are found by their names, so that a file with fewer of them does as well. `\n` alone ends a
+line and a quote is a character like any other: fields hold unbalanced ones.
+"""
+
+import gzip
+import math
+import os
+import pathlib
+import zlib
+from typing import NamedTuple
+
+from errors import UserError
+
+SPLITS = ("train", "valid", "test")
+
+
+class Task(NamedTuple):
+    """A task with one label for a sentence or a pair of them.
+
+    Attributes:
+      folder: its folder in GLUE.
+      texts: names of the one or two columns of text.
+      label: name of the column of labels.
+      classes: what stands there, in the order of the class numbers; (): a number, regression.
+      rows: how many the published splits have; 0 where the labels or texts are not public.
+      columns: names of the columns, where train and dev files have no header.
+      files: names of the splits' files.
+      ragged: whether lines of a wrong number of fields are skipped.
+    """
+
+    folder: str
+    texts: tuple[str, ...]
+    label: str
+    classes: tuple[str, ...]
+    rows: dict[str, int]
+    columns: tuple[str, ...] = ()
+    files: tuple[str, str, str] = ("train", "dev", "test")
+    ragged: bool = False
+
+
+class Example(NamedTuple):
+    """One or two texts, and the class number or score; None: not given, as in test files."""
+
+    texts: tuple[str, ...]
+    label: float | None
+
+
+class Table(NamedTuple):
+    """A file as it is.
+
+    Attributes:
+      path: where it lies.
+      columns: names.
+      header: the line with the names; None where there is none.
+      rows: the fields of each line.
+    """
+
+    path: pathlib.Path
+    columns: tuple[str, ...]
+    header: str | None
+    rows: list[list[str]]
+
+
+def _rows(train: int, valid: int, test: int) -> dict[str, int]:
+    return dict(zip(SPLITS, (train, valid, test), strict=True))
+
+
+_ENTAILMENT = ("entailment", "not_entailment")
+_BINARY = ("0", "1")
+_PAIR = ("sentence1", "sentence2")
+_MNLI = Task(
+    "MNLI",
+    _PAIR,
+    "gold_label",  # the last column; label1 is one annotator's
+    ("contradiction", "entailment", "neutral"),  # BERT's order
+    _rows(392_702, 9_815, 9_796),
+    files=("train", "dev_matched", "test_matched"),
+)
+TASKS = {
+    "cola": Task(
+        "CoLA",
+        ("sentence",),
+        "label",
+        _BINARY,
+        _rows(8_551, 1_043, 1_063),
+        columns=("source", "label", "mark", "sentence"),
+    ),
+    "sst-2": Task("SST-2", ("sentence",), "label", _BINARY, _rows(67_349, 872, 1_821)),
+    "mrpc": Task("MRPC", ("#1 String", "#2 String"), "Quality", _BINARY, _rows(3_668, 408, 1_725)),
+    "sts-b": Task("STS-B", _PAIR, "score", (), _rows(5_749, 1_500, 1_379)),
+    "qqp": Task(
+        "QQP",
+        ("question1", "question2"),
+        "is_duplicate",
+        _BINARY,
+        _rows(363_846, 40_430, 390_965),
+        ragged=True,  # a few lines are malformed; the published count is without them
+    ),
+    "mnli": _MNLI,
+    "mnli-mm": _MNLI._replace(  # the same training set, the mismatched genres held out
+        files=("train", "dev_mismatched", "test_mismatched"), rows=_rows(392_702, 9_832, 9_847)
+    ),
+    "qnli": Task(
+        "QNLI", ("question", "sentence"), "label", _ENTAILMENT, _rows(104_743, 5_463, 5_463)
+    ),
+    "rte": Task("RTE", _PAIR, "label", _ENTAILMENT, _rows(2_490, 277, 3_000)),
+    "wnli": Task("WNLI", _PAIR, "label", _BINARY, _rows(635, 71, 146)),
+}
+
+
+def read(task: Task, path: str | os.PathLike, split: str) -> list[Example]:
+    """Reads the examples of a split, in the order of the file.
+
+    Args:
+      task: of TASKS.
+      path: the folder of the task or of GLUE, or the very file.
+      split: one of SPLITS.
+
+    Raises:
+      UserError: for a file, a column or a label that is missing or wrong.
+    """
+    return examples(task, read_table(task, path, split), split)
+
+
+def read_table(task: Task, path: str | os.PathLike, split: str) -> Table:
+    """Reads the file of a split; arguments and errors are those of `read`."""
+    file = find(task, path, split)
+    lines = _read_text(file).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    # Test files always have a header; CoLA's other files have none.
+    header = None if task.columns and split != "test" else next(iter(lines), "").removesuffix("\r")
+    columns = task.columns if header is None else tuple(header.split("\t"))
+    rows = []
+    for number, line in enumerate(lines):
+        if number == 0 and header is not None:
+            continue
+        fields = line.removesuffix("\r").split("\t")
+        if len(fields) != len(columns):
+            if task.ragged:
+                continue
+            raise UserError(
+                f"Line {number + 1} of {file} has {len(fields)} fields instead of {len(columns)}: "
+                "correct the line, or fetch the official file."
+            )
+        rows.append(fields)
+    if not rows:
+        raise UserError(f"{file} holds no examples: fetch the official file.")
+    return Table(file, columns, header, rows)
+
+
+def examples(task: Task, table: Table, split: str) -> list[Example]:
+    """Returns the examples of a table; arguments and errors are those of `read`."""
+    texts = [column(table, name) for name in task.texts]
+    if split == "test":
+        return [Example(tuple(row[i] for i in texts), None) for row in table.rows]
+    place = column(table, task.label)
+    numbers = {name: float(i) for i, name in enumerate(task.classes)}
+    found = []
+    for row in table.rows:
+        label = numbers.get(row[place]) if task.classes else _score(row[place])
+        if label is None:
+            wanted = f"one of {', '.join(task.classes)}" if task.classes else "a number"
+            raise UserError(
+                f"{table.path} has the {task.label} {row[place]!r} in example {len(found) + 1}: it "
+                f"must be {wanted}."
+            )
+        found.append(Example(tuple(row[i] for i in texts), label))
+    return found
+
+
+def column(table: Table, name: str) -> int:
+    """Returns the place of a column.
+
+    Raises:
+      UserError: if there is none of this name.
+    """
+    if name not in table.columns:
+        raise UserError(
+            f"{table.path} has no column {name!r} but {', '.join(table.columns)}: give the task's "
+            "official file, tabs between the columns."
+        )
+    return table.columns.index(name)
+
+
+def find(task: Task, path: str | os.PathLike, split: str) -> pathlib.Path:
+    """Returns the file of a split; arguments and errors are those of `read`.
+
+    A file named `.part`, a part of the official one, is taken where the whole is not there.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"There is nothing at {path}: give the folder of {task.folder} or GLUE.")
+    name = task.files[SPLITS.index(split)]
+    for folder in (path / task.folder, path):
+        for suffix in (".tsv", ".tsv.gz", ".part.tsv", ".part.tsv.gz"):
+            if (folder / (name + suffix)).is_file():
+                return folder / (name + suffix)
+    raise UserError(
+        f"There is no {name}.tsv or {name}.tsv.gz in {path} or its folder {task.folder}: put the "
+        "official file there."
+    )
+
+
+def _score(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _read_text(path: pathlib.Path) -> str:
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+        return content.decode("utf-8-sig")  # MRPC's files begin with a byte order mark
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): fetch it again.") from error

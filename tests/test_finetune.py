@@ -1,0 +1,153 @@
+"""Fine-tuning from a published checkpoint on a task that is easily told."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+import runs
+
+import train
+from configs import bert, finetune
+from data_pipeline import tokenizers
+from evaluation import load
+from model import objectives
+from training import checkpoint, huggingface, state
+
+GOOD = "good fine lovely great bright".split()
+BAD = "bad poor awful weak dull".split()
+NEUTRAL = "film plot story actor scene music the a".split()
+
+
+def sentences(count, seed):
+    """Two neutral words around one that tells the label, the label."""
+    rng = np.random.default_rng(seed)
+    for label in rng.integers(0, 2, count):
+        a, b = rng.choice(NEUTRAL, 2)
+        yield f"{a} {rng.choice(GOOD if label else BAD)} {b}", label
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """GLUE with SST-2 and STS-B of such sentences."""
+    folder = tmp_path_factory.mktemp("glue")
+    for name in ("SST-2", "STS-B"):
+        (folder / name).mkdir()
+    pair = "sentence1\tsentence2\tscore\n"
+    for split, count in (("train", 400), ("dev", 45)):
+        rows = list(sentences(count, seed=len(split)))
+        lines = [f"{text}\t{label}\n" for text, label in rows]
+        (folder / "SST-2" / f"{split}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
+        lines = [f"{text}\t{text}\t{4.5 * label + 0.25}\n" for text, label in rows]
+        (folder / "STS-B" / f"{split}.tsv").write_text(pair + "".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A small BERT with its pre-training heads, fresh, in Hugging Face's layout."""
+    folder = tmp_path_factory.mktemp("bert")
+    vocab = [*tokenizers.WORDPIECE_SPECIALS, *GOOD, *BAD, *NEUTRAL]
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    tokenizer = tokenizers.load(folder / "vocab.txt")
+    config = bert.get_config("tiny,quick=1")
+    config.model.vocab_size = tokenizer.vocab_size
+    params = parameters(config)
+    made = folder / "published"
+    huggingface.save(made, config.model, config.objective, params, tokenizer)
+    return made
+
+
+def parameters(config):
+    init = state.Init(objectives.build(config, "cpu"), optax.identity())
+    return state.unbox(jax.jit(init)(jax.random.key(1)).params)
+
+
+def config(task, folder, published, **overrides):
+    c = finetune.get_config(f"bert-tiny,task={task},quick=1")
+    c.init_from = str(published)
+    c.data.path = str(folder)
+    c.data.length = 16
+    c.model.vocab_size = 5 + len(GOOD + BAD + NEUTRAL)
+    c.model.dtype = "float32"
+    c.batch_size = 32
+    c.total_steps = 100
+    # Without bias correction so short a run is a matter of luck at this learning rate.
+    c.optim.update(lr=2e-3, bias_correction=True)
+    c.evals.update({"every": 0, "batches": 0})
+    c.checkpoint.every = 1000
+    c.log.tensorboard = False
+    c.mesh.update({"data": 1, "fsdp": 8})
+    c.update_from_flattened_dict(overrides)
+    return c
+
+
+@pytest.fixture(scope="module")
+def finished(folder, published, tmp_path_factory):
+    """(workdir, results) of a run on SST-2."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train.train(config("sst-2", folder, published), workdir)
+
+
+def test_a_separable_task_is_learned(finished):
+    workdir, results = finished
+    assert set(results) == {"valid/classification", "valid/accuracy", "valid/loss"}
+    assert results["valid/accuracy"] > 0.95  # 45 rows: the last batch is not full
+    rows = runs.rows(workdir)
+    assert rows[-1]["valid/accuracy"] == results["valid/accuracy"]
+    assert rows[0]["train/loss"] > 2 * rows[-2]["train/loss"]
+
+
+def test_the_same_command_continues(finished, folder, published):
+    workdir, results = finished
+    assert train.train(config("sst-2", folder, published), workdir) == results
+
+
+def test_regression_is_learned(folder, published, tmp_path):
+    results = train.train(config("sts-b", folder, published), tmp_path / "run")
+    assert set(results) == {"valid/mse", "valid/loss", "valid/pearson", "valid/spearman"}
+    assert results["valid/pearson"] > 0.9 and results["valid/mse"] < 1  # the mean scores 5
+
+
+@pytest.fixture(scope="module")
+def pretrained(published, tmp_path_factory):
+    """A workdir with the weights of `published`."""
+    workdir = tmp_path_factory.mktemp("pretrained")
+    found = huggingface.load(published)
+    (workdir / "config.json").write_text(load.published_config(found, published).to_json())
+    found.tokenizer.save(workdir / "tokenizer")
+    checkpoints = checkpoint.Checkpointer(workdir / "checkpoints", keep=1, keep_best=0)
+    checkpoints.save(1, {"params": jax.tree.map(jax.numpy.asarray, found.params)}, meta={})
+    checkpoints.close()
+    return workdir
+
+
+@pytest.mark.parametrize("source", ["published", "pretrained"])
+def test_it_starts_from_the_pooler_but_not_from_the_pretraining_classifier(
+    source, folder, published, tmp_path, request
+):
+    c = config("sst-2", folder, request.getfixturevalue(source), total_steps=1)
+    c.optim.update(lr=0.0, warmup_steps=0)
+    train.train(c, tmp_path / "run")
+    theirs = huggingface.load(published).params
+    ours = load.load(tmp_path / "run").params
+    assert set(ours) == {"network", "pooler", "task_classifier"}
+    for name in ("network", "pooler"):
+        jax.tree.map(np.testing.assert_array_equal, ours[name], theirs[name])
+    assert (
+        ours["task_classifier"]["dense"]["kernel"] != theirs["classifier"]["dense"]["kernel"]
+    ).any()
+
+
+def test_the_evaluation_script_reads_the_dev_file(finished, folder):
+    workdir, results = finished
+    command = [sys.executable, runs.ROOT / "scripts/evaluate.py", f"--checkpoint={workdir}"]
+    env = os.environ | {"PYTHONPATH": str(runs.ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    printed = dict(line.split() for line in done.stdout.splitlines())
+    assert float(printed["accuracy"]) == pytest.approx(results["valid/accuracy"], abs=1e-4)
+    assert "unigram_entropy" not in printed
