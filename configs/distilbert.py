@@ -52,6 +52,7 @@ def get_config(arg="base"):
     )
     config.objective = dict(
         name="distill",
+        classes=0,  # text, not a task
         teacher=bert.get_config("base").model.to_dict(),  # until a checkpoint gives its own
         # The code's README; the paper does not give them.
         weights=dict(soft=5.0, masked_lm=2.0, cosine=1.0, embedding=0.0, hidden=0.0, attention=0.0),

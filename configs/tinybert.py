@@ -11,10 +11,18 @@ attention scores of a pre-trained teacher, on plain text. Layer m learns from la
 teacher (section 3.1; --config.objective.mapping=uniform, top or bottom, table 4). Table 3's rows
 are weights of --config.objective.weights set to 0.
 
+Task distillation has two more stages, with a teacher that is fine-tuned (configs/finetune.py) and,
+if wanted, data that scripts/augment.py has written:
+
+    ... --config=configs/tinybert.py:4,stage=intermediate,task=sst-2 --workdir=B \\
+        --config.part_from.teacher=TUNED --config.init_from=GENERAL --config.data.path=GLUE
+    ... --config=configs/tinybert.py:4,stage=prediction,task=sst-2 --workdir=C \\
+        --config.part_from.teacher=TUNED --config.init_from=B --config.data.path=GLUE
+
 Where the paper is silent or differs, these are the values of the released code.
 """
 
-from configs import bert, common
+from configs import bert, common, finetune
 
 # Section 4.1: M layers, width d', feed-forward width; the heads must be the teacher's.
 SIZES = {
@@ -23,10 +31,24 @@ SIZES = {
     "6": dict(depth=6, width=768, heads=12, mlp_width=3072),  # 67.0 M with the pooler
 }
 
+# Section 4.1: epochs (20 but for larger and smaller tasks) and learning rate; the code's schedule.
+STAGES = {
+    "intermediate": dict(epochs=20, lr=5e-5, schedule="constant"),
+    "prediction": dict(epochs=3, lr=3e-5, schedule="linear"),
+}
+EPOCHS = {"mnli": 10, "mnli-mm": 10, "qqp": 10, "qnli": 10, "cola": 50}  # of the first stage
+
 
 def get_config(arg="4"):
-    """Returns the config; `arg` is `SIZE[,quick=1]`."""
-    args = common.parse_arg(arg, size="4", quick=False)
+    """Returns the config; `arg` is `SIZE[,stage=STAGE,task=T][,epochs=E][,rows=N][,quick=1]`.
+
+    `rows` is the size of an augmented training set, see configs/finetune.py.
+    """
+    args = common.parse_arg(arg, size="4", stage="general", task="", epochs=0, rows=0, quick=False)
+    if args.stage not in ("general", *STAGES):
+        raise ValueError(f"stage={args.stage!r} must be general, {' or '.join(STAGES)}.")
+    if bool(args.task) != (args.stage in STAGES):
+        raise ValueError("A task is given with stage=intermediate and stage=prediction alone.")
     size = dict(common.pick_size(args.size, SIZES))
     mlp_width = size.pop("mlp_width")
     config = common.base()
@@ -52,6 +74,7 @@ def get_config(arg="4"):
         config.model.mlp_width = mlp_width
     config.objective = dict(
         name="distill",
+        classes=0,  # text, not a task
         teacher=bert.get_config("base").model.to_dict(),  # until a checkpoint gives its own
         # Section 4.1: all weights are 1; no prediction loss in general distillation (section 3.2).
         weights=dict(soft=0.0, masked_lm=0.0, cosine=0.0, embedding=1.0, hidden=1.0, attention=1.0),
@@ -96,4 +119,29 @@ def get_config(arg="4"):
     )
     if args.size == "tiny":
         bert.tiny(config)
+    if args.task:
+        distill_task(config, args)
     return common.quick(config) if args.quick else config
+
+
+def distill_task(config, args):
+    """Turns general into task distillation: the data of fine-tuning, one of the two stages."""
+    stage = dict(STAGES[args.stage])
+    epochs = stage.pop("epochs")
+    if args.stage == "intermediate":
+        epochs = EPOCHS.get(args.task, epochs)
+    tune = finetune.get_config(
+        f"model=bert-base,task={args.task},epochs={args.epochs or epochs},rows={args.rows}"
+    )
+    tokenizer = config.data.tokenizer
+    config.data = tune.data
+    config.data.tokenizer = tokenizer
+    config.data.length = 64 if args.task in ("cola", "sst-2") else 128
+    config.batch_size, config.total_steps = 32, tune.total_steps
+    config.evals, config.checkpoint = tune.evals, tune.checkpoint
+    config.optim.update(**stage, warmup_steps=0, decay_steps=0)
+    if args.stage == "prediction":
+        config.optim.warmup_steps = tune.optim.warmup_steps
+    config.objective.classes = tune.objective.classes
+    if args.stage == "prediction":
+        config.objective.weights.update(soft=1.0, embedding=0.0, hidden=0.0, attention=0.0)

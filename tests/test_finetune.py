@@ -12,7 +12,7 @@ import runs
 
 import train
 from configs import bert, finetune
-from data_pipeline import tokenizers
+from data_pipeline import tokenizer_training, tokenizers
 from evaluation import load
 from model import objectives
 from training import checkpoint, huggingface, state
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 def published(tmp_path_factory):
     """A small BERT with its pre-training heads, fresh, in Hugging Face's layout."""
     folder = tmp_path_factory.mktemp("bert")
-    vocab = [*tokenizers.WORDPIECE_SPECIALS, *GOOD, *BAD, *NEUTRAL]
+    vocab = [*tokenizer_training.WORDPIECE_SPECIALS, *GOOD, *BAD, *NEUTRAL]
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
     tokenizer = tokenizers.load(folder / "vocab.txt")
     config = bert.get_config("tiny,quick=1")

@@ -47,8 +47,11 @@ def build(config: Mapping, platform: str) -> nn.Module:
         raise errors.UserError(f"config.objective lacks {', '.join(sorted(missing))}.")
     if not 0 <= options.get("dropout", 0.0) < 1:
         raise errors.UserError("config.objective.dropout must be in [0, 1).")
-    if "teacher" in options:  # a masked LM of its own, made from a model section
+    if "teacher" in options:  # an objective of its own, made from a model section
         teacher = networks.build(options["teacher"], platform)
-        options["teacher"] = masked_lm.MaskedLM(network=teacher, sentence_pair=False)
+        if options["classes"]:
+            options["teacher"] = classification.Classification(teacher, options["classes"])
+        else:
+            options["teacher"] = masked_lm.MaskedLM(teacher, sentence_pair=False)
     options = {k: FrozenDict(v) if isinstance(v, dict) else v for k, v in options.items()}
     return objective(network=networks.build(config.model, platform), **options)

@@ -1,4 +1,4 @@
-"""A small encoder learns from a large one (DistilBERT; TinyBERT's general distillation).
+"""A small encoder learns from a large one, on text or on a task (DistilBERT, TinyBERT).
 
 `B` rows, `T` tokens, `S` keys, `P` predictions per row, `H` heads, `D` width, `M` layers of the
 student, `N` of the teacher.
@@ -26,8 +26,10 @@ TERMS = ("soft", "masked_lm", "cosine", "embedding", "hidden", "attention")
 class Distill(nn.Module):
     """Any of six losses of a student against a frozen teacher, each with its weight.
 
-    soft        KL divergence of the token distributions at a temperature, over all tokens
-    masked_lm   cross-entropy of the masked tokens; the one that needs no teacher
+    soft        KL divergence of the distributions at a temperature: of all tokens, or of a task's
+                classes, where it is TinyBERT's prediction loss but for a constant; of a regression
+                the squared error to the teacher's score
+    masked_lm   cross-entropy of the masked tokens; the one that needs no teacher, and text
     cosine      1 - cos of the last hidden states (DistilBERT, section 2)
     embedding   squared error of the embeddings, the student's projected
     hidden      squared error of hidden states, summed over the student's layers, likewise
@@ -38,7 +40,8 @@ class Distill(nn.Module):
     """
 
     network: nn.Module  # the student
-    teacher: nn.Module  # a masked-LM objective
+    teacher: nn.Module  # a masked-LM objective, or with classes a classification
+    classes: int  # of a task, as in `Classification`; 0: text
     weights: Mapping[str, float]
     temperature: float
     mapping: str
@@ -51,7 +54,10 @@ class Distill(nn.Module):
         """Declares the student's head and projections."""
         config, types = self.network.config, self.network.types
         self._check(config, self.teacher.network.config)
-        if self._uses("soft", "masked_lm"):
+        if self.classes and self._uses("soft"):
+            self.pooler = heads.Pooler(config, types)
+            self.task_classifier = heads.Classifier(self.classes, config, types)
+        elif self._uses("soft", "masked_lm"):
             self.masked_lm = heads.MaskedLM(config, types)
         init = layers.INITIALIZERS[config.init](config.init_std)
         width, bias = (self.teacher.network.config.width,), self.shared_projection
@@ -74,10 +80,14 @@ class Distill(nn.Module):
                 f"{', '.join(TERMS)}."
             )
         errors.one_of("config.objective.mapping", self.mapping, MAPPINGS)
+        if self.classes and self._uses("masked_lm"):
+            raise errors.UserError(
+                "config.objective.weights.masked_lm is for text: set it to 0 to distill a task."
+            )
         if self.temperature <= 0:
             raise errors.UserError("config.objective.temperature must be above 0.")
         pairs = {
-            "soft": ("vocab_size", self._uses("soft")),
+            "soft": ("vocab_size", self._uses("soft") and not self.classes),
             "cosine": ("width", self._uses("cosine")),
             "attention": ("heads", self._uses("attention")),
         }
@@ -120,7 +130,9 @@ class Distill(nn.Module):
         real = (batch["segment_ids"] > 0).astype(jnp.float32)
 
         terms, metrics = {}, {}
-        if self._uses("soft"):
+        if self._uses("soft") and self.classes:
+            terms["soft"], metrics = self._task(ours.hidden, theirs.hidden, batch, train)
+        elif self._uses("soft"):
             terms["soft"] = self._soft(ours.hidden, theirs.hidden, real)
         if self._uses("masked_lm"):
             logits = self._logits(ours.hidden, batch)
@@ -160,6 +172,31 @@ class Distill(nn.Module):
 
         return losses.in_chunks(score, self.logit_chunks, ours, theirs, real)[0]
 
+    def _task(self, ours, theirs, batch, train):
+        """The loss of the task's predictions; what is measured is against the true labels.
+
+        Without dropout behind the pooler, as in the code.
+        """
+        logits = self._task_logits(ours, batch)
+        first = heads.gather(theirs, batch["pair_positions"][:, :1])
+        teacher = self.teacher.task_classifier(self.teacher.pooler(first))[:, 0]
+        teacher = jax.lax.stop_gradient(teacher)
+        weights = batch["example_weights"]
+        if self.classes == 1:
+            loss = losses.mean(losses.squared_error(logits, teacher), weights)
+            prediction, target, metrics = logits[:, 0], batch["score"], {}
+        else:
+            loss = losses.mean(losses.kl_divergence(teacher, logits, self.temperature), weights)
+            prediction, target = jnp.argmax(logits, axis=-1), batch["label"]
+            metrics = {"accuracy": losses.mean(losses.correct(logits, target), weights)}
+        if not train:
+            metrics["rows"] = losses.Rows(prediction, target, weights)
+        return loss, metrics
+
+    def _task_logits(self, hidden, batch):
+        pooled = self.pooler(heads.gather(hidden, batch["pair_positions"][:, :1]))
+        return self.task_classifier(pooled)[:, 0]
+
     def _attention(self, ours, theirs, ids):
         """The error of the scores between tokens that see each other, averaged over heads.
 
@@ -175,17 +212,20 @@ class Distill(nn.Module):
         return self.masked_lm(masked, self.network.embedder.tokens)
 
     def predict(self, batch) -> dict[str, Float[Array, "..."]]:
-        """Returns the student's `logits` [B P V] at masked_positions.
+        """Returns the student's `logits`: [B P V] at masked_positions, or [B C] of a task.
 
         Raises:
-          UserError: if nothing teaches the student to predict tokens.
+          UserError: if nothing teaches the student to predict.
         """
         if not self._uses("soft", "masked_lm"):
             raise errors.UserError(
-                "This student has no masked-LM head, for neither soft nor masked_lm has a weight "
-                "in config.objective.weights: there are no tokens to predict."
+                "This student has no head, for neither soft nor masked_lm has a weight in "
+                "config.objective.weights: there is nothing that it predicts."
             )
-        return {"logits": self._logits(self.network(batch, train=False).hidden, batch)}
+        hidden = self.network(batch, train=False).hidden
+        if self.classes:
+            return {"logits": self._task_logits(hidden, batch)}
+        return {"logits": self._logits(hidden, batch)}
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """Returns the operations of a step's products; forward only for the teacher."""
@@ -193,7 +233,7 @@ class Distill(nn.Module):
         rows, length = shapes["tokens"]
         student_flops = transformer.flops(config, rows, length)
         teacher_flops = transformer.flops(teacher, rows, length)
-        if self._uses("soft"):
+        if self._uses("soft") and not self.classes:
             student_flops += heads.masked_lm_flops(config, rows * length)
             teacher_flops += heads.masked_lm_flops(teacher, rows * length)
         if self._uses("masked_lm"):

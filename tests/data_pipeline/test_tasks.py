@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import finetune
-from data_pipeline import pipeline, tokenizers
+from data_pipeline import pipeline, tokenizer_training, tokenizers
 from data_pipeline.tasks import TASKS, classification, glue
 from errors import UserError
 from model import batch as batches
@@ -13,7 +13,7 @@ from model import batch as batches
 WORDS = "good bad film plot dull fine the a".split()
 
 
-def vocabulary(tmp_path, specials=tokenizers.WORDPIECE_SPECIALS):
+def vocabulary(tmp_path, specials=tokenizer_training.WORDPIECE_SPECIALS):
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join([*specials, *WORDS]) + "\n")
     return tokenizers.load(path)
@@ -208,7 +208,7 @@ def test_rows_of_roberta_have_two_separators_and_no_types(data, tmp_path):
 
 
 def test_a_vocabulary_without_cls_is_told(data):
-    bpe = tokenizers.train("byte_bpe", ["some text"], 280, False)
+    bpe = tokenizer_training.train("byte_bpe", ["some text"], 280, False)
     with pytest.raises(UserError, match=r"needs \[CLS\]"):
         classification.Classification(data, bpe)
 

@@ -16,16 +16,19 @@ from training import optimizer, state, step
 BATCH = batches.masked_lm(4, 12, 4, tiny.VOCAB, padding=3)
 
 
-def distill_config(depth=1, width=32, mapping="uniform", shared=False, **weights):
+def distill_config(
+    depth=1, width=32, mapping="uniform", shared=False, classes=0, temperature=2.0, **weights
+):
     """A student of a teacher with two layers of width 32."""
     c = tiny.config("bert")
     teacher = c.model.to_dict()
     c.model.update(depth=depth, width=width, mlp_width=4 * width, token_types=0)
     c.objective = dict(
         name="distill",
+        classes=classes,
         teacher=teacher,
         weights=dict.fromkeys(distill.TERMS, 0.0) | weights,
-        temperature=2.0,
+        temperature=temperature,
         mapping=mapping,
         shared_projection=shared,
         logit_chunks=2,
@@ -150,6 +153,7 @@ def test_cosine_distance_ignores_length():
         (dict(mapping="middle"), "Choose one of: bottom, top, uniform"),
         (dict(soft=-1.0), "at least 0"),
         (dict(sof=1.0), "at least 0 for each of soft"),
+        (dict(masked_lm=1.0, classes=2), "masked_lm is for text"),
     ],
 )
 def test_wrong_options_are_told(change, message):
@@ -159,5 +163,47 @@ def test_wrong_options_are_told(change, message):
 
 def test_a_student_without_head_says_so():
     c = distill_config(hidden=1.0)
-    with pytest.raises(UserError, match="no masked-LM head"):
+    with pytest.raises(UserError, match="has no head"):
         tiny.objective(c).apply({"params": tiny.params(c)}, BATCH, method="predict")
+
+
+# Of a task (TinyBERT, section 3.2)
+
+TASK = {k: BATCH[k] for k in ("tokens", "token_types", "segment_ids", "positions")} | {
+    "pair_positions": np.zeros((4, 1), np.int32),
+    "label": np.array([0, 2, 1, 2], np.int32),
+    "score": np.array([0.5, 1.0, 2.0, 4.0], np.float32),
+    "example_weights": np.array([1, 1, 1, 0], np.float32),
+}
+
+
+def test_prediction_loss_is_soft_cross_entropy_but_for_a_constant():
+    c = distill_config(classes=3, temperature=1.0, soft=1.0)
+    objective, params = tiny.objective(c), tiny.params(c)
+
+    def logits(module):
+        teacher = module.teacher.predict(TASK)["logits"]
+        return module.predict(TASK)["logits"], teacher
+
+    student, teacher = objective.apply({"params": params}, method=logits)
+    terms, metrics = objective.apply({"params": params}, TASK, train=False)
+    p = jax.nn.softmax(teacher)
+    cross = optax.losses.safe_softmax_cross_entropy(student, p)
+    entropy = optax.losses.safe_softmax_cross_entropy(teacher, p)
+    assert float(terms["soft"].value) == pytest.approx(
+        float((cross - entropy)[:3].mean()), abs=1e-6
+    )
+    right = np.argmax(student, -1) == TASK["label"]
+    assert float(metrics["accuracy"].value) == pytest.approx(right[:3].mean())
+    np.testing.assert_array_equal(metrics["rows"].weight, TASK["example_weights"])
+
+
+def test_a_regression_learns_the_teachers_scores():
+    c = distill_config(classes=1, soft=1.0)
+    objective, params = tiny.objective(c), tiny.params(c)
+    terms, metrics = objective.apply({"params": params}, TASK, train=False)
+    teacher = objective.apply(
+        {"params": params}, method=lambda module: module.teacher.predict(TASK)["logits"]
+    )
+    error = np.square(metrics["rows"].prediction - teacher[:, 0])
+    assert float(terms["soft"].value) == pytest.approx(float(error[:3].mean()), rel=1e-4)
