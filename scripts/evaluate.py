@@ -18,7 +18,7 @@ from absl import app, flags
 
 from data_pipeline import loader, pipeline, progress
 from errors import UserError, exit_on_user_error, parse_flags
-from evaluation import evaluate, load
+from evaluation import evaluate, load, sweeps
 from training import compilation_cache, sharding
 from training import step as step_lib
 
@@ -30,6 +30,9 @@ _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Rows at a time; default: as in training.", lower_bound=1
 )
 _BATCHES = flags.DEFINE_integer("batches", 0, "The most batches; 0: all.", lower_bound=0)
+_OVERRIDE = flags.DEFINE_multi_string(
+    "override", [], "KEY=VALUE: any other key of the config, such as data.format.negatives=swapped."
+)
 _JSON = flags.DEFINE_string("json", None, "A file for the results.")
 # Those of the config's data section that suit a model as it is; default: as in training.
 _DATA = (
@@ -53,7 +56,8 @@ def main(argv):
     model = load.load(
         _CHECKPOINT.value,
         step=_STEP.value,
-        overrides={flag.name: flag.value for flag in _DATA if flag.value is not None},
+        overrides=sweeps.parse_assignments("override", _OVERRIDE.value)
+        | {flag.name: flag.value for flag in _DATA if flag.value is not None},
         mesh=mesh,
     )
     config = model.config

@@ -1,6 +1,10 @@
-"""Draws the curves of one or several runs from their metrics.jsonl.
+"""Draws the curves of some runs, or writes the page of a paper's table that was swept.
 
 python scripts/report.py --workdir=runs/a --workdir=runs/b --metric=valid/loss --output=loss.png
+python scripts/report.py albert_sharing --scale=tiny --seeds=3 --output=docs/ablations
+
+The page, NAME.md and NAME.html, has the paper's numbers beside ours, a verdict for each row, curves
+and the commands to rerun any row. Give the --set of the sweep, so that the commands are the same.
 """
 
 import json
@@ -14,17 +18,42 @@ import matplotlib.pyplot as plt
 from absl import app, flags
 
 from errors import UserError, exit_on_user_error, parse_flags
+from evaluation import reports, sweeps
 
-_WORKDIR = flags.DEFINE_multi_string("workdir", None, "A run; may be repeated.", required=True)
+_WORKDIR = flags.DEFINE_multi_string("workdir", [], "A run; may be repeated.")
 _METRIC = flags.DEFINE_multi_string("metric", ["valid/loss"], "What to draw; may be repeated.")
-_OUTPUT = flags.DEFINE_string("output", "loss.png", "The picture; .png, .svg or .pdf.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "The picture (loss.png; .png, .svg or .pdf), or the folder (docs/ablations)."
+)
+_SCALE = flags.DEFINE_string("scale", "tiny", "Of the table: tiny, small or paper.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds the sweep had.")
+_RUNS = flags.DEFINE_string("runs", "runs/sweeps", "Folder of all sweeps.")
+_SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE, as given to the sweep; repeatable.")
 
 
 @exit_on_user_error
 def main(argv):
+    """Draws, or writes a page."""
+    if len(argv) > 2 or (len(argv) == 2) == bool(_WORKDIR.value):
+        raise UserError("Give the name of one table, or --workdir of some runs.")
+    if _WORKDIR.value:
+        return _draw(_OUTPUT.value or "loss.png")
+    page = reports.collect(
+        argv[1],
+        _SCALE.value,
+        _SEEDS.value,
+        pathlib.Path(_RUNS.value).expanduser(),
+        sweeps.parse_assignments("set", _SET.value),
+    )
+    try:
+        for path in reports.write(page, pathlib.Path(_OUTPUT.value or "docs/ablations")):
+            print(path)
+    except OSError as error:
+        raise UserError(f"--output={_OUTPUT.value} cannot be written: {error}.") from error
+
+
+def _draw(output):
     """Draws every metric of every run over the steps."""
-    if len(argv) > 1:
-        raise UserError(f"Unexpected argument {argv[1]!r}: every flag begins with --.")
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for workdir in map(pathlib.Path, _WORKDIR.value):
         rows = _read(workdir.expanduser() / "metrics.jsonl")
@@ -39,10 +68,10 @@ def main(argv):
     axes.grid(alpha=0.3)
     axes.legend()
     try:
-        figure.savefig(_OUTPUT.value, dpi=150)
+        figure.savefig(output, dpi=150)
     except (OSError, ValueError) as error:  # the latter: an unknown kind of picture
-        raise UserError(f"--output={_OUTPUT.value} cannot be written: {error}.") from error
-    print(_OUTPUT.value)
+        raise UserError(f"--output={output} cannot be written: {error}.") from error
+    print(output)
 
 
 def _read(path: pathlib.Path) -> list[dict]:

@@ -184,7 +184,10 @@ def _fill(
 
 
 def _whole(x: Array) -> jax.sharding.Sharding:
-    return jax.sharding.NamedSharding(x.sharding.mesh, jax.sharding.PartitionSpec())
+    """Returns the sharding that puts all of an array on each device of x."""
+    if isinstance(x.sharding, jax.sharding.NamedSharding):
+        return jax.sharding.NamedSharding(x.sharding.mesh, jax.sharding.PartitionSpec())
+    return x.sharding
 
 
 def _nest(leaves: Mapping[str, Array]) -> dict[str, PyTree]:

@@ -47,7 +47,7 @@ class Electra(nn.Module):
         errors.one_of("config.objective.variant", self.variant, VARIANTS)
         errors.one_of("config.objective.tie", self.tie, TIES)
         small = generator_config(config, self.generator_size)
-        if self.tie == "all" and small != config:
+        if self.tie == "all" and small.heads != config.heads:
             raise errors.UserError(
                 "config.objective.tie=all shares every weight: set config.objective.generator_size "
                 f"to 1.0, not {self.generator_size}."

@@ -233,7 +233,7 @@ def test_albert_equals_transformers(shared):
     text = gzip.decompress((shared / "data/text/wikitext-2/valid.txt.gz").read_bytes()).decode()
     lines = [x for x in text.split("\n") if len(x) > 80 and "<unk>" not in x][:1500]
     lines = [x for x in lines if not re.search(r"\d ?,", x)]
-    assert len(lines) > 100
+    assert len(lines) > 50
     wanted = [theirs.encode(line, add_special_tokens=False) for line in lines]
     assert ours.encode_batch(lines) == wanted
 

@@ -43,6 +43,7 @@ def student_config(depth, layers=(), **weights):
     c.model.token_types = 0
     c.objective = dict(
         name="distill",
+        classes=0,
         teacher={},
         weights=dict.fromkeys(distill.TERMS, 0.0) | weights,
         temperature=2.0,

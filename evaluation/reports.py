@@ -1,0 +1,261 @@
+"""Pages that set a paper's table beside what our runs of it have measured."""
+
+import base64
+import html
+import io
+import math
+import pathlib
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")  # a file, not a window
+
+import matplotlib.pyplot as plt
+
+from configs import ablations
+from evaluation import sweeps
+
+RULE = (
+    "A row is compared with the row *{base}*. It **agrees in sign** if ours is better or worse "
+    "than that row as the paper's is, and **in sign and order** if it also has the same place "
+    "among the rows that both have; else it **disagrees**. Where the difference of the means is "
+    "less than two standard errors (from the seeds of both rows), or there is only one seed, the "
+    "**budget is too small** to tell. ± is the standard deviation over the seeds, n their number."
+)
+
+
+class Sample(NamedTuple):
+    """What the seeds of a row gave."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation over the seeds, 0 for a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+
+class Page(NamedTuple):
+    """A table with its numbers: row -> column -> the seeds' values."""
+
+    name: str
+    scale: str
+    table: ablations.Table
+    jobs: Sequence[sweeps.Job]
+    ours: Mapping[str, Mapping[str, Sample]]
+
+
+def collect(name: str, scale: str, seeds: int, runs: pathlib.Path, more: Mapping) -> Page:
+    """Reads what the runs of a table have left.
+
+    Raises:
+      UserError: as `sweeps.from_table`.
+    """
+    jobs = sweeps.from_table(name, scale, seeds, runs, more)
+    table = ablations.load(name)
+    training = {job.name: job for job in jobs if job.name == job.chain}
+    ours = {}
+    for row in table.rows:
+        ours[row] = {}
+        for label, column in table.columns.items():
+            values = (
+                sweeps.measure(training[f"{row}-seed{seed}"], label, column)
+                for seed in range(seeds)
+            )
+            if found := tuple(value for value in values if value is not None):
+                ours[row][label] = Sample(found)
+    return Page(name, scale, table, jobs, ours)
+
+
+def verdict(
+    row: str,
+    base: str,
+    ours: Mapping[str, Sample],
+    paper: Mapping[str, float],
+    *,
+    ours_higher: bool,
+    paper_higher: bool,
+) -> str:
+    """Compares one row with the base row; see RULE.
+
+    Args:
+      row: the row.
+      base: the row that it is compared with.
+      ours: row -> values of the seeds.
+      paper: row -> the number as printed.
+      ours_higher: whether more is better in ours.
+      paper_higher: the same of the paper.
+    """
+    if row not in ours or base not in ours:
+        return "not run"
+    if row == base or row not in paper or base not in paper:
+        return ""
+    a, b = ours[row], ours[base]
+    if min(len(a.values), len(b.values)) < 2:
+        return "budget too small"
+    error = math.sqrt(a.deviation**2 / len(a.values) + b.deviation**2 / len(b.values))
+    if abs(a.mean - b.mean) < 2 * error:
+        return "budget too small"
+    better_here = (a.mean > b.mean) == ours_higher
+    better_there = (paper[row] > paper[base]) == paper_higher
+    if paper[row] != paper[base] and better_here != better_there:
+        return "disagrees"
+    both = [r for r in ours if r in paper]
+    ranked = sorted(both, key=lambda r: ours[r].mean, reverse=ours_higher)
+    printed = sorted(both, key=lambda r: paper[r], reverse=paper_higher)
+    same = ranked.index(row) == printed.index(row)
+    return "agrees in sign and order" if same else "agrees in sign"
+
+
+def write(page: Page, output: pathlib.Path) -> list[pathlib.Path]:
+    """Writes NAME.md with its pictures and a self-contained NAME.html; returns all files."""
+    output.mkdir(parents=True, exist_ok=True)
+    pictures = {"curves": _curves(page), "parameters": _parameters(page)}
+    files = []
+    for kind, picture in pictures.items():
+        if picture is not None:
+            files.append(output / f"{page.name}_{kind}.png")
+            files[-1].write_bytes(picture)
+    headings, rows = _cells(page)
+    text = [
+        f"# {page.table.title}",
+        page.table.source + f". Scale: {page.scale}.",
+        page.table.notes,
+        _markdown_table(headings, rows),
+        RULE.format(base=page.table.base),
+        *(f"![{path.stem}]({path.name})" for path in files),
+        "## Commands",
+        "Every run, in the order of the sweep; `python scripts/sweep.py "
+        f"{page.name} --scale={page.scale}` makes them all.",
+        "```\n" + "\n".join(shlex.join(job.command) for job in page.jobs) + "\n```",
+    ]
+    markdown = output / f"{page.name}.md"
+    markdown.write_text("\n\n".join(filter(None, text)) + "\n")
+    web = output / f"{page.name}.html"
+    web.write_text(_html(page, headings, rows, pictures))
+    return [markdown, web, *files]
+
+
+def _cells(page: Page) -> tuple[list[str], list[list[str]]]:
+    table = page.table
+    printed = list(dict.fromkeys(c for row in table.paper.values() for c in row))
+    headings = ["row", *(f"paper: {c}" for c in printed), *(f"ours: {c}" for c in table.columns)]
+    judged = {label: column for label, column in table.columns.items() if column.like}
+    headings += [f"verdict: {label} against {column.like}" for label, column in judged.items()]
+    rows = []
+    for row in table.rows:
+        numbers = table.paper.get(row, {})
+        cells = [row, *(f"{numbers[c]:g}" if c in numbers else "" for c in printed)]
+        cells += [_say(page.ours[row].get(label), table.columns[label]) for label in table.columns]
+        for label, column in judged.items():
+            cells.append(
+                verdict(
+                    row,
+                    table.base,
+                    {r: values[label] for r, values in page.ours.items() if label in values},
+                    {r: v[column.like] for r, v in table.paper.items() if column.like in v},
+                    ours_higher=column.higher_is_better,
+                    paper_higher=column.like_higher_is_better,
+                )
+            )
+        rows.append(cells)
+    return headings, rows
+
+
+def _say(sample: Sample | None, column: ablations.Column) -> str:
+    """Writes a number with fixed digits: a rerun must give the same to the last one."""
+    if sample is None:
+        return "–"
+    if column.metric == "parameters":
+        return f"{sample.mean:,.0f}"
+    scale, digits = (100, 1) if column.percent else (1, 4)
+    mean = f"{sample.mean * scale:.{digits}f}"
+    if len(sample.values) == 1:
+        return f"{mean} (n=1)"
+    return f"{mean} ± {sample.deviation * scale:.{digits}f} (n={len(sample.values)})"
+
+
+def _markdown_table(headings, rows):
+    line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
+    return "\n".join([line(headings), line(["---"] * len(headings)), *map(line, rows)])
+
+
+def _html(page, headings, rows, pictures) -> str:
+    cell = lambda tag, text: f"<{tag}>{html.escape(text)}</{tag}>"  # noqa: E731
+    body = [f"<h1>{html.escape(page.table.title)}</h1>", f"<p>{html.escape(page.table.source)}</p>"]
+    body.append(f"<p>{html.escape(page.table.notes)}</p><table>")
+    body.append("<tr>" + "".join(cell("th", text) for text in headings) + "</tr>")
+    body += ["<tr>" + "".join(cell("td", text) for text in row) + "</tr>" for row in rows]
+    body.append("</table>" + cell("p", RULE.format(base=page.table.base).replace("*", "")))
+    for picture in filter(None, pictures.values()):
+        data = base64.b64encode(picture).decode()
+        body.append(f'<img src="data:image/png;base64,{data}">')
+    commands = "\n".join(shlex.join(job.command) for job in page.jobs)
+    body.append(f"<h2>Commands</h2><pre>{html.escape(commands)}</pre>")
+    style = (
+        "body{font-family:sans-serif;max-width:70em;margin:auto}table{border-collapse:collapse}"
+        "td,th{border:1px solid #ccc;padding:.3em .6em;text-align:left}pre{overflow:auto}"
+    )
+    return (
+        f'<!doctype html><meta charset="utf-8"><title>{html.escape(page.table.title)}</title>'
+        f"<style>{style}</style>" + "\n".join(body) + "\n"
+    )
+
+
+def _png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120, metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _curves(page: Page) -> bytes | None:
+    """Draws the first column's metric over the steps, the mean of the seeds for each row."""
+    column = next(c for c in page.table.columns.values() if not c.tune and c.metric != "parameters")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    drawn = False
+    for row in page.table.rows:
+        by_step: dict[int, list[float]] = {}
+        for job in page.jobs:
+            if job.name == job.chain and job.name.rpartition("-seed")[0] == row:
+                metric = column.metric if column.metric.startswith("valid/") else "valid/loss"
+                for step, value in sweeps.curve(job.workdir, metric):
+                    by_step.setdefault(step, []).append(value)
+        if by_step:
+            steps = sorted(by_step)
+            axes.plot(steps, [statistics.fmean(by_step[s]) for s in steps], ".-", label=row)
+            drawn = True
+    axes.set(xlabel="step", ylabel=column.metric)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _png(figure) if drawn else (plt.close(figure) or None)
+
+
+def _parameters(page: Page) -> bytes | None:
+    """Draws the first other column over the number of parameters, where the table has them."""
+    columns = page.table.columns
+    size = next((label for label, c in columns.items() if c.metric == "parameters"), None)
+    other = next((label for label, c in columns.items() if c.metric != "parameters"), None)
+    points = {
+        row: (values[size].mean, values[other])
+        for row, values in page.ours.items()
+        if size in values and other in values
+    }
+    if len({x for x, _ in points.values()}) < 2:
+        return None
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for row, (x, sample) in points.items():
+        axes.errorbar(x, sample.mean, yerr=sample.deviation, fmt="o", label=row)
+    axes.set(xlabel="parameters", ylabel=other)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _png(figure)

@@ -1,0 +1,370 @@
+"""Sweeps: a table, a grid or a random search as jobs, and what their runs have measured.
+
+A job is one command: a training run, or an evaluation of one. What is finished is told by what lies
+in its workdir, so that the same sweep again goes on where it stopped.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+import errors
+from configs import ablations
+from errors import UserError
+from training import checkpoint
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One command.
+
+    Attributes:
+      name: such as "all-seed0", or "all-seed0.sst-2" for what follows a run.
+      workdir: of the run that it trains or evaluates.
+      script: to run, from the repository.
+      flags: of the script.
+      wanted: dotted overrides of a training run, which a workdir must agree with.
+      result: file that an evaluation writes; None: a training run.
+      needs: name of the job that must be finished before.
+      chain: name of the training run that it is, or follows.
+    """
+
+    name: str
+    workdir: pathlib.Path
+    script: str
+    flags: tuple[str, ...]
+    wanted: Mapping[str, Any]
+    result: pathlib.Path | None = None
+    needs: str = ""
+    chain: str = ""
+
+    @property
+    def command(self) -> list[str]:
+        """The command as one would type it in the repository."""
+        return ["python", self.script, *self.flags]
+
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do.
+
+        Raises:
+          UserError: if the workdir holds a run of another config.
+        """
+        if self.result is not None:
+            return self.result.exists()
+        config = _saved_config(self.workdir)
+        if config is None:
+            return False
+        for key, value in self.wanted.items():
+            found = _lookup(config, key)
+            if found != json.loads(json.dumps(value)):
+                raise UserError(
+                    f"{self.workdir} holds a run with config.{key}={found!r}, not {value!r}: "
+                    "choose another --runs, or delete it."
+                )
+        last = config["total_steps"]
+        saved = (self.workdir / "checkpoints" / str(last)).is_dir()
+        return saved and "valid/loss" in last_validation(self.workdir, last)
+
+    def run(self) -> int:
+        """Runs the command and returns its exit status; the output goes to WORKDIR.log."""
+        log = self.workdir.with_name(self.name + ".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as file:
+            pages = f"--config={ROOT}/configs/"  # from whatever folder
+            rest = [flag.replace("--config=configs/", pages, 1) for flag in self.flags]
+            command = [sys.executable, str(ROOT / self.script), *rest]
+            return subprocess.run(command, stdout=file, stderr=file).returncode
+
+
+def run_all(jobs: Sequence[Job], report=lambda job, state: None) -> list[str]:
+    """Runs what is not finished, in order; a failure does not stop the rest.
+
+    Args:
+      jobs: each behind the one that it needs.
+      report: called with each job and "skipped", "started", "finished", "failed" or "not started".
+
+    Returns:
+      The names of the jobs that failed, or were not started because of another one.
+    """
+    failed: list[str] = []
+    for job in jobs:
+        if job.needs in failed:
+            failed.append(job.name)
+            report(job, "not started")
+            continue
+        try:
+            if job.is_finished():
+                report(job, "skipped")
+                continue
+            report(job, "started")
+            bad = job.run() != 0 or not job.is_finished()
+        except UserError as error:
+            bad = str(error)
+        if bad:
+            failed.append(job.name)
+        report(job, f"failed: {bad}" if isinstance(bad, str) else "failed" if bad else "finished")
+    return failed
+
+
+def from_table(
+    name: str,
+    scale: str,
+    seeds: int,
+    runs: pathlib.Path,
+    more: Mapping[str, Any],
+) -> list[Job]:
+    """Expands a table: what rows build on first, then all rows with each seed.
+
+    Args:
+      name: of the table.
+      scale: a key of its scales.
+      seeds: how many; 0, 1, 2, ...
+      runs: folder of all sweeps.
+      more: overrides for every run.
+
+    Raises:
+      UserError: for an unknown table or scale, or no seed.
+    """
+    table = ablations.load(errors.one_of("table", name, ablations.names()))
+    errors.one_of(f"scale of {name}", scale, table.scales)
+    if seeds < 1:
+        raise UserError(f"--seeds={seeds} must be at least 1.")
+    folder = runs / name / scale
+    before = {part: str(folder / part) for part in table.before}
+    jobs = [
+        _training_job(part, folder, table, scale, row, {"seed": 0, **more}, before)
+        for part, row in table.before.items()
+    ]
+    for seed, (label, row) in itertools.product(range(seeds), table.rows.items()):
+        job = _training_job(
+            f"{label}-seed{seed}", folder, table, scale, row, {"seed": seed, **more}, before
+        )
+        jobs += [job, *_followers(job, table, scale, seed, more)]
+    return jobs
+
+
+def _training_job(name, folder, table, scale, row, more, before):
+    at = table.scales[scale]
+    config = row.config.get(scale, at.config)
+    if row.arg:
+        config += f",{row.arg}"
+    shared = {} if row.config else at.overrides
+    wanted = {**shared, **row.overrides, **row.at.get(scale, {}), **more}
+    fill = lambda v: v.format(**before) if isinstance(v, str) else v  # noqa: E731
+    wanted = {key: fill(value) for key, value in wanted.items()}
+    used = [part for part, path in before.items() if path in wanted.values()]
+    return train_job(name, folder, config, wanted, needs=used[0] if used else "")
+
+
+def train_job(
+    name: str, folder: pathlib.Path, config: str, wanted: Mapping[str, Any], needs: str = ""
+) -> Job:
+    """Returns the job of one training run in `folder`/`name`."""
+    workdir = folder / name
+    flags = [f"--config={config}", f"--workdir={workdir}"]
+    flags += [f"--config.{key}={_say(value)}" for key, value in wanted.items()]
+    return Job(name, workdir, "train.py", tuple(flags), wanted, needs=needs, chain=name)
+
+
+def _followers(job, table, scale, seed, more) -> Iterator[Job]:
+    """Yields the evaluations and fine-tunings of a run."""
+    page = _page_of(job)
+    for label, column in table.columns.items():
+        if column.data:
+            result = job.workdir / f"{label}.json"
+            flags = [f"--checkpoint={job.workdir}", f"--json={result}"]
+            flags += [f"--override={key}={_say(value)}" for key, value in column.data.items()]
+            yield Job(
+                name=f"{job.name}.{label}",
+                workdir=job.workdir,
+                script="scripts/evaluate.py",
+                flags=tuple(flags),
+                wanted={},
+                result=result,
+                needs=job.name,
+                chain=job.name,
+            )
+        elif column.tune:
+            wanted = {"init_from": str(job.workdir), "seed": seed, **column.tune_overrides}
+            wanted |= {k: v for k, v in more.items() if k in ("data.path", "data.cache_dir")}
+            sizes = {k: v for k, v in job.wanted.items() if k.startswith("model.")}
+            name = f"{job.name}.{label}"
+            config = f"configs/finetune.py:model={page},{column.tune}"
+            follower = train_job(name, job.workdir.parent, config, sizes | wanted, needs=job.name)
+            yield dataclasses.replace(follower, chain=job.name)
+
+
+def _page_of(job: Job) -> str:
+    """Returns the model of configs/finetune.py that a run has pre-trained."""
+    path, _, arg = job.flags[0].removeprefix("--config=").partition(":")
+    return f"{pathlib.Path(path).stem}-{arg.split(',')[0]}"
+
+
+def from_points(
+    config: str, points: Sequence[Mapping[str, Any]], seeds: int, runs: pathlib.Path
+) -> list[Job]:
+    """Returns a training job for each point (overrides) and seed of a search without a table."""
+    folder = runs / pathlib.Path(config.partition(":")[0]).stem
+    jobs = []
+    for seed, point in itertools.product(range(seeds), points):
+        name = ",".join(f"{key}={_say(value)}" for key, value in point.items())
+        jobs.append(
+            train_job(
+                f"{name}-seed{seed}".replace("/", "_"), folder, config, {**point, "seed": seed}
+            )
+        )
+    return jobs
+
+
+def grid(axes: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns all combinations of axes such as "optim.lr=1e-4,3e-4".
+
+    Raises:
+      UserError: for an axis that does not read so.
+    """
+    keys, values = [], []
+    for axis in axes:
+        key, sep, rest = axis.partition("=")
+        if not (key and sep and rest):
+            raise UserError(f"--grid={axis} must read KEY=VALUE,VALUE,...")
+        keys.append(key)
+        values.append([parse(value) for value in rest.split(",")])
+    return [dict(zip(keys, point, strict=True)) for point in itertools.product(*values)]
+
+
+def sample(axes: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
+    """Draws `count` points from axes such as "optim.lr=log:1e-4:1e-2".
+
+    Kinds: log:LOW:HIGH, uniform:LOW:HIGH, choice:VALUE,VALUE,...
+
+    Raises:
+      UserError: for an axis that does not read so.
+    """
+    rng = random.Random(seed)
+    parsed = [_parse_axis(axis) for axis in axes]
+    return [{key: draw(rng) for key, draw in parsed} for _ in range(count)]
+
+
+def _parse_axis(axis: str) -> tuple[str, Callable[[random.Random], Any]]:
+    """Returns the key of an axis and what draws its values."""
+    key, _, rest = axis.partition("=")
+    kind, _, numbers = rest.partition(":")
+    try:
+        if kind == "choice" and numbers:
+            values = [parse(value) for value in numbers.split(",")]
+            return key, lambda rng: rng.choice(values)
+        low, high = map(float, numbers.split(":"))
+        if kind == "uniform":
+            return key, lambda rng: rng.uniform(low, high)
+        if kind == "log" and 0 < low <= high:
+            return key, lambda rng: math.exp(rng.uniform(math.log(low), math.log(high)))
+    except ValueError:
+        pass  # told below, as any other mistake
+    raise UserError(
+        f"--sample={axis} must read KEY=log:LOW:HIGH, KEY=uniform:LOW:HIGH or "
+        "KEY=choice:VALUE,VALUE,..."
+    )
+
+
+def parse(text: str) -> Any:
+    """Reads a value as JSON does, True and False too; anything else is a string."""
+    try:
+        return json.loads({"True": "true", "False": "false"}.get(text, text))
+    except ValueError:
+        return text
+
+
+def parse_assignments(flag: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Reads KEY=VALUE of a repeated flag.
+
+    Raises:
+      UserError: for what does not read so.
+    """
+    values = {}
+    for text in texts:
+        key, sep, value = text.partition("=")
+        if not (key and sep):
+            raise UserError(f"--{flag}={text} must read KEY=VALUE.")
+        values[key] = parse(value)
+    return values
+
+
+# What runs have measured
+
+
+def measure(job: Job, label: str, column: ablations.Column) -> float | None:
+    """Returns the number of a finished training job for a column, or None if it is not there."""
+    if column.metric == "parameters":
+        return float(count_parameters(job.workdir)) if job.is_finished() else None
+    if column.data:
+        result = job.workdir / f"{label}.json"
+        values = json.loads(result.read_text()) if result.exists() else {}
+    else:
+        workdir = job.workdir
+        if column.tune:
+            workdir = workdir.with_name(f"{workdir.name}.{label}")
+        config = _saved_config(workdir)
+        values = last_validation(workdir, config["total_steps"]) if config else {}
+    return values.get(column.metric)
+
+
+def count_parameters(workdir: pathlib.Path) -> int:
+    """Returns the number of a run's parameters, those of a teacher left out."""
+    shapes = checkpoint.saved_params(workdir / "checkpoints")
+    return sum(math.prod(x.shape) for name, x in shapes.items() if not name.startswith("teacher/"))
+
+
+def curve(workdir: pathlib.Path, metric: str) -> list[tuple[int, float]]:
+    """Returns (step, value) of a metric over a run."""
+    return [(row["step"], row[metric]) for row in _rows(workdir) if row.get(metric) is not None]
+
+
+def last_validation(workdir: pathlib.Path, step: int) -> dict[str, float]:
+    """Returns what was measured on held-out rows at `step`; nothing if it was not reached."""
+    rows = (row for row in _rows(workdir) if row["step"] == step)
+    return {k: v for row in rows for k, v in row.items() if k.startswith("valid/")}
+
+
+def _rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # the last line of a run that was killed
+            break
+    return rows
+
+
+def _saved_config(workdir: pathlib.Path) -> dict[str, Any] | None:
+    path = workdir / "config.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _lookup(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            raise UserError(f"The config has no {key}: correct the name of the override.")
+        value = value[name]
+    return value
+
+
+def _say(value: Any) -> str:
+    """Writes a value as a flag takes it."""
+    if isinstance(value, ml_collections.ConfigDict):
+        raise UserError("A section of a config cannot be set by one flag: name its keys.")
+    return repr(value) if isinstance(value, (tuple, list)) else str(value)

@@ -1,0 +1,116 @@
+r"""Runs the rows of a paper's table, a grid or a random search, and skips what is finished.
+
+    python scripts/sweep.py albert_sharing --scale=tiny --seeds=3 --set=data.source=PATH
+    python scripts/sweep.py --config=configs/bert.py:tiny --grid=optim.lr=1e-3,2e-3 \\
+        --grid=model.dropout=0.0,0.1
+    python scripts/sweep.py --config=configs/bert.py:tiny --random=8 \\
+        --sample=optim.lr=log:1e-4:1e-2 --sample=model.depth=choice:1,2,4
+
+The same command again resumes broken runs; --dry_run prints the commands of all. One failed run
+does not stop the rest: the exit status is 1 then. With --launcher=slurm (or local) each run is a
+job of submitit, logs in RUNS/submitit.
+"""
+
+import pathlib
+import shlex
+import sys
+
+import submitit
+from absl import app, flags
+
+from configs import ablations
+from errors import UserError, exit_on_user_error, parse_flags
+from evaluation import sweeps
+
+_SCALE = flags.DEFINE_string("scale", "tiny", "Of the table: tiny, small or paper.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each row, with the seeds 0, 1, 2, ...")
+_RUNS = flags.DEFINE_string("runs", "runs/sweeps", "Folder of all sweeps.")
+_SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE: an override for every run; repeatable.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands and run nothing.")
+_CONFIG = flags.DEFINE_string("config", None, "FILE:ARG of a search without a table.")
+_GRID = flags.DEFINE_multi_string("grid", [], "KEY=VALUE,VALUE,...; all combinations.")
+_RANDOM = flags.DEFINE_integer("random", 0, "Points of a random search.", lower_bound=0)
+_SAMPLE = flags.DEFINE_multi_string(
+    "sample", [], "KEY=log:LOW:HIGH, KEY=uniform:LOW:HIGH or KEY=choice:VALUE,VALUE,..."
+)
+_LAUNCHER = flags.DEFINE_enum("launcher", "here", ["here", "local", "slurm"], "Where to run.")
+_SLURM = flags.DEFINE_multi_string(
+    "slurm", [], "KEY=VALUE for submitit, such as partition=gpu or time=60 (minutes)."
+)
+
+
+@exit_on_user_error
+def main(argv):
+    """Expands, then runs or prints."""
+    more = sweeps.parse_assignments("set", _SET.value)
+    runs = pathlib.Path(_RUNS.value).expanduser()
+    if len(argv) == 2 and not _CONFIG.value:
+        if _GRID.value or _RANDOM.value:
+            raise UserError("A table has its own rows: leave --grid and --random out.")
+        jobs = sweeps.from_table(argv[1], _SCALE.value, _SEEDS.value, runs, more)
+    elif len(argv) == 1 and _CONFIG.value:
+        jobs = _search(more, runs)
+    else:
+        raise UserError(
+            f"Give one table ({', '.join(ablations.names())}), or --config=FILE:ARG with --grid "
+            "or --random."
+        )
+    if _DRY_RUN.value:
+        for job in jobs:
+            print(shlex.join(job.command))
+        return
+    if _LAUNCHER.value == "here":
+        failed = sweeps.run_all(jobs, _report)
+    else:
+        failed = _submit(jobs, runs / "submitit")
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} failed: {', '.join(failed)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _search(more, runs):
+    if bool(_GRID.value) == bool(_RANDOM.value) or bool(_RANDOM.value) != bool(_SAMPLE.value):
+        raise UserError("Give --grid, or --random with --sample.")
+    if _SEEDS.value < 1:
+        raise UserError(f"--seeds={_SEEDS.value} must be at least 1.")
+    points = (
+        sweeps.grid(_GRID.value)
+        if _GRID.value
+        else sweeps.sample(_SAMPLE.value, _RANDOM.value, seed=0)
+    )
+    points = [{**point, **more} for point in points]
+    return sweeps.from_points(_CONFIG.value, points, _SEEDS.value, runs)
+
+
+def _report(job, state):
+    log = job.workdir.with_name(job.name + ".log")
+    print(f"{state:12} {job.name}" + (f" (see {log})" if "failed" in state else ""), flush=True)
+
+
+def _submit(jobs, folder):
+    """Submits each run with what follows it as one job, behind those that rows build on."""
+    executor = submitit.AutoExecutor(folder=folder, cluster=_LAUNCHER.value)
+    if _SLURM.value:
+        options = sweeps.parse_assignments("slurm", _SLURM.value)
+        executor.update_parameters(
+            **{k if k == "timeout_min" else f"slurm_{k}": v for k, v in options.items()}
+        )
+    chains: dict[str, list[sweeps.Job]] = {}
+    for job in jobs:
+        chains.setdefault(job.chain, []).append(job)
+    first = {chain[0].needs for chain in chains.values()} & set(chains)
+    failed = []
+    for names in (first, set(chains) - first):
+        names = [name for name in chains if name in names]
+        submitted = [executor.submit(sweeps.run_all, chains[name]) for name in names]
+        for name, job in zip(names, submitted, strict=True):
+            print(f"submitted    {name} as {job.job_id}", flush=True)
+        for name, job in zip(names, submitted, strict=True):
+            bad = job.result()
+            print(f"{'failed' if bad else 'finished':12} {name}", flush=True)
+            failed += bad
+    return failed
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
