@@ -68,7 +68,7 @@ def collect(name: str, scale: str, seeds: int, runs: pathlib.Path, more: Mapping
         ours[row] = {}
         for label, column in table.columns.items():
             values = (
-                sweeps.measure(training[f"{row}-seed{seed}"], label, column)
+                sweeps.measure(training[sweeps.run_name(row, seed)], label, column)
                 for seed in range(seeds)
             )
             if found := tuple(value for value in values if value is not None):
@@ -226,7 +226,7 @@ def _curves(page: Page) -> bytes | None:
     for row in page.table.rows:
         by_step: dict[int, list[float]] = {}
         for job in page.jobs:
-            if job.name == job.chain and job.name.rpartition("-seed")[0] == row:
+            if job.name == job.chain and job.name.rpartition("-seed")[0] == sweeps.slug(row):
                 metric = column.metric if column.metric.startswith("valid/") else "valid/loss"
                 for step, value in sweeps.curve(job.workdir, metric):
                     by_step.setdefault(step, []).append(value)

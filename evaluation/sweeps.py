@@ -10,6 +10,7 @@ import json
 import math
 import pathlib
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -148,10 +149,20 @@ def from_table(
     ]
     for seed, (label, row) in itertools.product(range(seeds), table.rows.items()):
         job = _training_job(
-            f"{label}-seed{seed}", folder, table, scale, row, {"seed": seed, **more}, before
+            run_name(label, seed), folder, table, scale, row, {"seed": seed, **more}, before
         )
         jobs += [job, *_followers(job, table, scale, seed, more)]
     return jobs
+
+
+def slug(label: str) -> str:
+    """Returns a label as it stands in file names."""
+    return re.sub(r"[^a-z0-9.=]+", "-", label.lower()).strip("-")
+
+
+def run_name(row: str, seed: int) -> str:
+    """Returns the name of the run of a row."""
+    return f"{slug(row)}-seed{seed}"
 
 
 def _training_job(name, folder, table, scale, row, more, before):
@@ -160,6 +171,7 @@ def _training_job(name, folder, table, scale, row, more, before):
     if row.arg:
         config += f",{row.arg}"
     shared = {} if row.config else at.overrides
+    more = {key: value for key, value in more.items() if key != "data.path"}  # of fine-tuning
     wanted = {**shared, **row.overrides, **row.at.get(scale, {}), **more}
     fill = lambda v: v.format(**before) if isinstance(v, str) else v  # noqa: E731
     wanted = {key: fill(value) for key, value in wanted.items()}
@@ -182,11 +194,11 @@ def _followers(job, table, scale, seed, more) -> Iterator[Job]:
     page = _page_of(job)
     for label, column in table.columns.items():
         if column.data:
-            result = job.workdir / f"{label}.json"
+            result = job.workdir / f"{slug(label)}.json"
             flags = [f"--checkpoint={job.workdir}", f"--json={result}"]
             flags += [f"--override={key}={_say(value)}" for key, value in column.data.items()]
             yield Job(
-                name=f"{job.name}.{label}",
+                name=f"{job.name}.{slug(label)}",
                 workdir=job.workdir,
                 script="scripts/evaluate.py",
                 flags=tuple(flags),
@@ -197,9 +209,10 @@ def _followers(job, table, scale, seed, more) -> Iterator[Job]:
             )
         elif column.tune:
             wanted = {"init_from": str(job.workdir), "seed": seed, **column.tune_overrides}
+            wanted |= column.tune_at.get(scale, {})
             wanted |= {k: v for k, v in more.items() if k in ("data.path", "data.cache_dir")}
             sizes = {k: v for k, v in job.wanted.items() if k.startswith("model.")}
-            name = f"{job.name}.{label}"
+            name = f"{job.name}.{slug(label)}"
             config = f"configs/finetune.py:model={page},{column.tune}"
             follower = train_job(name, job.workdir.parent, config, sizes | wanted, needs=job.name)
             yield dataclasses.replace(follower, chain=job.name)
@@ -218,12 +231,8 @@ def from_points(
     folder = runs / pathlib.Path(config.partition(":")[0]).stem
     jobs = []
     for seed, point in itertools.product(range(seeds), points):
-        name = ",".join(f"{key}={_say(value)}" for key, value in point.items())
-        jobs.append(
-            train_job(
-                f"{name}-seed{seed}".replace("/", "_"), folder, config, {**point, "seed": seed}
-            )
-        )
+        name = run_name(" ".join(f"{key}={_say(value)}" for key, value in point.items()), seed)
+        jobs.append(train_job(name, folder, config, {**point, "seed": seed}))
     return jobs
 
 
@@ -308,12 +317,12 @@ def measure(job: Job, label: str, column: ablations.Column) -> float | None:
     if column.metric == "parameters":
         return float(count_parameters(job.workdir)) if job.is_finished() else None
     if column.data:
-        result = job.workdir / f"{label}.json"
+        result = job.workdir / f"{slug(label)}.json"
         values = json.loads(result.read_text()) if result.exists() else {}
     else:
         workdir = job.workdir
         if column.tune:
-            workdir = workdir.with_name(f"{workdir.name}.{label}")
+            workdir = workdir.with_name(f"{workdir.name}.{slug(label)}")
         config = _saved_config(workdir)
         values = last_validation(workdir, config["total_steps"]) if config else {}
     return values.get(column.metric)

@@ -51,6 +51,7 @@ class Column:
     data: Overrides = dataclasses.field(default_factory=dict)
     tune: str = ""  # ARG of configs/finetune.py without the model
     tune_overrides: Overrides = dataclasses.field(default_factory=dict)
+    tune_at: Mapping[str, Overrides] = dataclasses.field(default_factory=dict)  # more, by scale
 
 
 @dataclasses.dataclass(frozen=True)

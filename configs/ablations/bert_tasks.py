@@ -26,6 +26,7 @@ TABLE = Table(
             percent=True,
             like="SST-2",
             tune="task=sst-2,epochs=1",
+            tune_at={"tiny": {"data.length": 32}},
         ),
         "MRPC": Column(
             "valid/accuracy",
@@ -33,6 +34,7 @@ TABLE = Table(
             percent=True,
             like="MRPC",
             tune="task=mrpc",
+            tune_at={"tiny": {"data.length": 32}},
         ),
     },
     paper={

@@ -12,6 +12,7 @@ def _tuned(task, like=""):
         tune=f"task={task},epochs=1",
         # The rate of ELECTRA-small (table 7); these models are smaller still.
         tune_overrides={"optim.lr": 3e-4, "evals.every": 1000, "checkpoint.every": 1000},
+        tune_at={"tiny": {"data.length": 32}},  # as long as the rows of pre-training
     )
 
 

@@ -24,6 +24,7 @@ TABLE = Table(
             percent=True,
             like="SST-2",
             tune="task=sst-2,epochs=1",
+            tune_at={"tiny": {"data.length": 32}},
         ),
     },
     paper={

@@ -20,6 +20,7 @@ def scored(task, like):
         like=like,
         tune=f"task={task}",
         tune_overrides={"optim.lr": 3e-4},
+        tune_at={"tiny": {"data.length": 32}},  # as long as the rows of pre-training
     )
 
 
