@@ -1,7 +1,10 @@
-"""Imports and exports published checkpoints of BERT and GPT-2 in Hugging Face's layout.
+"""Imports and exports published checkpoints in Hugging Face's layout, of BERT and all that follow.
 
     python scripts/convert.py --hf=FOLDER --checkpoint=DIR            # from FOLDER into a new DIR
     python scripts/convert.py --checkpoint=DIR --hf=FOLDER --export   # from DIR into a new FOLDER
+
+Of an ELECTRA run the discriminator is exported, or with --part=generator the generator; of a
+distillation the student.
 
 FOLDER holds config.json, model.safetensors (or its index and parts) and the vocabulary; pickles
 are never loaded. The import writes what a run would have written: config.json (the paper's page
@@ -24,6 +27,10 @@ from training import state as state_lib
 _HF = flags.DEFINE_string("hf", None, "Folder in Hugging Face's layout.", required=True)
 _RUN = flags.DEFINE_string("checkpoint", None, "Workdir of a run of ours.", required=True)
 _EXPORT = flags.DEFINE_bool("export", False, "From --checkpoint to --hf, not the other way.")
+_FAMILY = flags.DEFINE_enum(
+    "family", None, list(huggingface.FAMILIES), "Layout of an export; default: the first that fits."
+)
+_PART = flags.DEFINE_enum("part", None, ["generator"], "Of an ELECTRA run, to export.")
 _STEP = flags.DEFINE_string("step", None, 'To export, or "best"; default: the newest.')
 
 
@@ -34,9 +41,9 @@ def main(argv):
         raise UserError(f"Unexpected argument {argv[1]!r}: give --hf and --checkpoint.")
     hf, workdir = (pathlib.Path(flag.value).expanduser() for flag in (_HF, _RUN))
     if _EXPORT.value:
-        export_run(workdir, hf, step=_STEP.value)
-    elif _STEP.value is not None:
-        raise UserError("--step chooses what to export: leave it out, or add --export.")
+        export_run(workdir, hf, step=_STEP.value, part=_PART.value, family=_FAMILY.value)
+    elif _STEP.value or _PART.value or _FAMILY.value:
+        raise UserError("--step, --part and --family are for an export: add --export.")
     else:
         import_published(hf, workdir)
 
@@ -72,7 +79,13 @@ def import_published(folder: pathlib.Path, workdir: pathlib.Path) -> None:
         print(f"left out, for our objective has no place for it: {name}")
 
 
-def export_run(workdir: pathlib.Path, folder: pathlib.Path, step: str | None = None) -> None:
+def export_run(
+    workdir: pathlib.Path,
+    folder: pathlib.Path,
+    step: str | None = None,
+    part: str | None = None,
+    family: str | None = None,
+) -> None:
     """Writes a checkpoint of `workdir` into `folder`.
 
     Raises:
@@ -81,8 +94,11 @@ def export_run(workdir: pathlib.Path, folder: pathlib.Path, step: str | None = N
     """
     run = load.load(workdir, step=step)
     config = run.config
-    huggingface.save(folder, config.model, config.objective, run.params, run.tokenizer)
-    print(f"{folder}: {_count(run.params):,} parameters of {workdir}")
+    model, objective, params = config.model, config.objective, run.params
+    if part == "generator":
+        model, objective, params = huggingface.electra.generator(model, objective, params)
+    huggingface.save(folder, model, objective, params, run.tokenizer, family)
+    print(f"{folder}: written from the {_count(run.params):,} parameters of {workdir}")
 
 
 def _fresh(config, missing: list[str]):

@@ -11,9 +11,22 @@ from typing import Any, NamedTuple
 import errors
 from data_pipeline import tokenizers
 from errors import UserError
-from training.huggingface import bert, files, gpt2, mapping
+from training.huggingface import albert, bert, distilbert, electra, files, gpt2, mapping, roberta
 
-FAMILIES = {"bert": bert, "gpt2": gpt2}  # by `model_type` in config.json
+# By `model_type` in config.json, which is also the name of the paper's page in configs/. For an
+# export the first one is taken whose layout has a place for all of the model: without token types
+# that is DistilBERT's for its epsilon of 1e-12, else RoBERTa's.
+#
+# A family may have functions besides those that all have: `adapt` and `restore` change tensors
+# after they are read and before they are written, `select` picks the groups of a run to export.
+FAMILIES = {
+    "bert": bert,
+    "albert": albert,
+    "electra": electra,
+    "distilbert": distilbert,
+    "roberta": roberta,
+    "gpt2": gpt2,
+}
 
 
 class Checkpoint(NamedTuple):
@@ -54,10 +67,14 @@ def load(folder: str | os.PathLike) -> Checkpoint:
     family = FAMILIES[name]
     model = family.read_config(config)
     params, unexpected = mapping.from_published(
-        family.TABLE, mapping.sizes(model), files.Tensors(folder), os.fspath(folder)
+        family.TABLE,
+        mapping.sizes(model),
+        getattr(family, "adapt", lambda tensors: tensors)(files.Tensors(folder)),
+        os.fspath(folder),
     )
     objective, groups = family.objective(params)
-    missing = mapping.paths(family.TABLE, [group for group in groups if group not in params])
+    absent = [group for group in groups if group not in params]
+    missing = [path for group in absent for path in mapping.paths(family.TABLE, [group]) or [group]]
     tokenizer = files.read_tokenizer(folder)
     if tokenizer is not None and tokenizer.vocab_size > model["vocab_size"]:
         raise UserError(
@@ -73,6 +90,7 @@ def save(
     objective: Mapping[str, Any],
     params: Mapping[str, Any],
     tokenizer: tokenizers.Tokenizer | None = None,
+    family: str | None = None,
 ) -> None:
     """Writes a checkpoint that `transformers` loads, and `load` reads back bit for bit.
 
@@ -82,24 +100,41 @@ def save(
       objective: the `objective` section.
       params: of the objective.
       tokenizer: saved beside the weights, if given.
+      family: whose layout it is; None: the first one that can express it.
 
     Raises:
       UserError: if no family has such a network, the folder is taken, or the disk is full.
     """
-    family = _family_of(model)
+    if family is None:
+        family = _family_of(model, objective)
+    else:
+        family = FAMILIES[errors.one_of("family", family, FAMILIES)]
+    params = getattr(family, "select", lambda objective, params: params)(objective, params)
     config = family.write_config(model, objective)
     config["dtype"] = "float32"
     if tokenizer is not None:
         config |= family.special_tokens(tokenizer)
     tensors = dict(mapping.to_published(family.TABLE, mapping.sizes(model), params))
+    tensors = getattr(family, "restore", dict)(tensors)
     files.write(folder, config, tensors, tokenizer)
 
 
-def _family_of(model: Mapping[str, Any]):
+def _family_of(model: Mapping[str, Any], objective: Mapping[str, Any]):
+    reasons = []
     for family in FAMILIES.values():
-        if family.NETWORK == model["name"]:
-            return family
+        if family.NETWORK != model["name"]:
+            continue
+        try:
+            family.write_config(model, objective)
+        except UserError as error:
+            reasons.append(str(error))
+            continue
+        return family
+    if reasons:
+        raise UserError(
+            f"No published layout has a place for this model; the nearest: {reasons[0]}"
+        )
     raise UserError(
         f"No published layout is known for config.model.name={model['name']!r}: export one of "
-        f"{', '.join(sorted(family.NETWORK for family in FAMILIES.values()))}."
+        f"{', '.join(sorted({family.NETWORK for family in FAMILIES.values()}))}."
     )

@@ -12,10 +12,11 @@ NETWORK = "encoder"  # of config.model.name
 _R, _K = mapping.Row, mapping.Knob
 
 EMBEDDER = (
-    _R("tokens/table", "V D", "word_embeddings.weight", "V D"),
-    _R("positions/table", "T D", "position_embeddings.weight", "T D"),
-    _R("token_types/table", "A D", "token_type_embeddings.weight", "A D"),
+    _R("tokens/table", "V E", "word_embeddings.weight", "V E"),
+    _R("positions/table", "T E", "position_embeddings.weight", "T E"),
+    _R("token_types/table", "A E", "token_type_embeddings.weight", "A E"),
 )
+NORM_OF_TABLES = (_R("scale", "E", "weight", "E"), _R("bias", "E", "bias", "E"))
 # Kernels are published as [output, input].
 LAYER = (
     _R("attention/query/kernel", "D H K", "attention.self.query.weight", "HK D"),
@@ -40,15 +41,13 @@ TABLE = mapping.Table(
     bare="cls.",
     rows=(
         *mapping.under("network/embedder/", "embeddings.", EMBEDDER),
-        _R("network/embed_norm/scale", "D", "embeddings.LayerNorm.weight", "D"),
-        _R("network/embed_norm/bias", "D", "embeddings.LayerNorm.bias", "D"),
+        *mapping.under("network/embed_norm/", "embeddings.LayerNorm.", NORM_OF_TABLES),
         *mapping.under("network/stack/blocks/", "encoder.layer.{}.", LAYER),
         _R("masked_lm/dense/kernel", "D E", "cls.predictions.transform.dense.weight", "E D"),
-        _R("masked_lm/dense/bias", "D", "cls.predictions.transform.dense.bias", "D"),
-        _R("masked_lm/norm/scale", "D", "cls.predictions.transform.LayerNorm.weight", "D"),
-        _R("masked_lm/norm/bias", "D", "cls.predictions.transform.LayerNorm.bias", "D"),
+        _R("masked_lm/dense/bias", "E", "cls.predictions.transform.dense.bias", "E"),
+        *mapping.under("masked_lm/norm/", "cls.predictions.transform.LayerNorm.", NORM_OF_TABLES),
         _R("masked_lm/bias", "V", "cls.predictions.bias", "V"),
-        _R("pooler/dense/kernel", "D E", "pooler.dense.weight", "E D"),
+        _R("pooler/dense/kernel", "D O", "pooler.dense.weight", "O D"),
         _R("pooler/dense/bias", "D", "pooler.dense.bias", "D"),
         _R("classifier/dense/kernel", "D C", "cls.seq_relationship.weight", "C D"),
         _R("classifier/dense/bias", "C", "cls.seq_relationship.bias", "C"),
@@ -109,13 +108,14 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
     Raises:
       UserError: for what BERT's layout cannot express.
     """
-    mapping.require(model, {"norm_first": False}, "in config.model is beyond BERT's layout")
+    check_plain(model, objective, "BERT")
     if model["token_types"] < 1:
         raise UserError(
             "BERT's layout has token types: export only a model with config.model.token_types of 1 "
             "or more."
         )
-    kind = "BertForPreTraining" if objective["sentence_pair"] else "BertForMaskedLM"
+    pairs = objective.get("sentence_pair", False)  # a distilled student has none
+    kind = "BertForPreTraining" if pairs else "BertForMaskedLM"
     return {
         "architectures": [kind],
         "model_type": "bert",
@@ -124,6 +124,36 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
         "position_embedding_type": "absolute",
         "tie_word_embeddings": True,
     }
+
+
+def check_plain(
+    model: Mapping[str, Any], objective: Mapping[str, Any], family: str, **allowed: Any
+) -> None:
+    """Checks that a masked LM has none of the knobs that a layout has no place for.
+
+    Args:
+      model: the `model` section of a config.
+      objective: the `objective` section.
+      family: whose layout it is.
+      **allowed: knobs that need not have their usual value.
+
+    Raises:
+      UserError: naming the first knob.
+    """
+    if objective["name"] not in ("masked_lm", "distill"):
+        raise UserError(
+            f"config.objective.name={objective['name']!r} is beyond {family}'s layout: export a "
+            "masked language model or a distilled student."
+        )
+    usual = {"norm_first": False, "sharing": "none", "causal": False, "groups": 1} | allowed
+    problem = f"in config.model is beyond {family}'s layout"
+    mapping.require(model, {k: v for k, v in usual.items() if v is not None}, problem)
+    narrow = model.get("embed_width") or model["width"]
+    if "embed_width" not in allowed and narrow != model["width"]:
+        raise UserError(
+            f"config.model.embed_width={narrow} {problem}: convert only a model whose tables are "
+            "as wide as the network."
+        )
 
 
 def objective(groups: Container[str]) -> tuple[dict[str, Any], list[str]]:

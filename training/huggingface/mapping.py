@@ -2,8 +2,10 @@
 
 A family is described once, by tables that are read in both directions.
 
-Axes: `V` vocabulary, `T` positions, `A` token types, `D` width (`E` for the other axis of a square
-kernel), `H` heads, `K` head width, `F` feed-forward width, `C` classes of the next-sentence head.
+Axes: `V` vocabulary, `T` positions, `A` token types, `D` width (`O` for the other axis of a square
+kernel), `E` width of the tables, `H` heads, `K` head width, `F` feed-forward width, `C` classes of
+the sentence-pair head, `S` the single score of a token; `N` layers, `G` groups of layers that share
+their parameters.
 """
 
 import math
@@ -33,8 +35,8 @@ class Row(NamedTuple):
       ours: path of the parameter; `a/b|c/d` means the parameters a/b/d and a/c/d, which the
         published tensor holds side by side along its last axis.
       axes: its axes.
-      theirs: name of the published tensor; `{}` is the number of a layer, and our parameter then
-        has a first axis N that stacks the layers.
+      theirs: name of the published tensor; `{}` is the number of a layer and `{g}` that of a
+        group, and our parameter then has a first axis N or G that stacks them.
       layout: axes of that tensor; letters without a space between them are one flattened axis.
     """
 
@@ -56,9 +58,15 @@ class Row(NamedTuple):
         """The sub-module of the objective that it belongs to: the network or one of the heads."""
         return self.ours.split("/")[0]
 
-    def names(self, depth: int) -> list[str]:
-        """The published names: one a layer, or just one."""
-        return [self.theirs.format(i) for i in range(depth if "{}" in self.theirs else 1)]
+    @property
+    def stacked(self) -> str:
+        """The first axis of our parameter, `N` or `G`; "" if it is not stacked."""
+        return "N" if "{}" in self.theirs else "G" if "{g}" in self.theirs else ""
+
+    def names(self, sizes: Mapping[str, int]) -> list[str]:
+        """The published names: one a layer or group, or just one."""
+        count = sizes[self.stacked] if self.stacked else 1
+        return [self.theirs.format(i, g=i) for i in range(count)]
 
 
 class Table(NamedTuple):
@@ -66,14 +74,14 @@ class Table(NamedTuple):
 
     Attributes:
       prefix: what stands before the names, except in a checkpoint of the bare network.
-      bare: beginning of the names that never have the prefix.
+      bare: beginnings of the names that never have the prefix.
       rows: in the order of the network.
       copies: name of a tied copy, which may be absent -> name of what it repeats.
       buffers: regular expression of what holds nothing learned.
     """
 
     prefix: str
-    bare: str
+    bare: str | tuple[str, ...]
     rows: tuple[Row, ...]
     copies: dict[str, str]
     buffers: str
@@ -106,13 +114,22 @@ def sizes(model: Mapping[str, Any]) -> dict[str, int]:
         "T": model["max_positions"],
         "A": model["token_types"],
         "D": model["width"],
-        "E": model["width"],
+        "O": model["width"],
+        "E": model.get("embed_width") or model["width"],
+        "S": 1,
         "H": model["heads"],
         "K": model["width"] // model["heads"],
         "F": model["mlp_width"],
         "C": 2,
         "N": model["depth"],
+        "G": model.get("groups", 1),
     }
+
+
+def rows_of(table: Table, sizes: Mapping[str, int]) -> list[Row]:
+    """Returns the rows of a model: tables as wide as the network are not projected."""
+    same = sizes["E"] == sizes["D"]
+    return [row for row in table.rows if not (same and row.ours.startswith("network/project/"))]
 
 
 def from_published(
@@ -136,17 +153,18 @@ def from_published(
     found = _canonical_names(table, tensors, source)
     _resolve_copies(table, found, tensors, source)
     wanted: dict[str, list[str]] = {}
-    for row in table.rows:
-        wanted.setdefault(row.group, []).extend(row.names(sizes["N"]))
+    rows = rows_of(table, sizes)
+    for row in rows:
+        wanted.setdefault(row.group, []).extend(row.names(sizes))
     present = {
         group
         for group, names in wanted.items()
         if group == "network" or not found.keys().isdisjoint(names)
     }
     params: dict[str, Any] = {}
-    for row in (row for row in table.rows if row.group in present):
+    for row in (row for row in rows if row.group in present):
         layers = []
-        for name in row.names(sizes["N"]):
+        for name in row.names(sizes):
             if name not in found:
                 raise UserError(
                     f"{source} has no tensor {name}: the download is incomplete, or its "
@@ -163,13 +181,13 @@ def to_published(
     table: Table, sizes: Mapping[str, int], params: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the published (name, tensor) of all parameters; the inverse of `from_published`."""
-    for row in (row for row in table.rows if row.group in params):
+    for row in (row for row in rows_of(table, sizes) if row.group in params):
         parts = [np.asarray(_get(params, path), np.float32) for path in row.paths]
         flat = [math.prod(sizes[letter] for letter in axis) for axis in row.layout.split()]
         ours, theirs = row.axes.split(), row.layout.replace(" ", "")
         order = [ours.index(letter) for letter in theirs]
-        for i, name in enumerate(row.names(sizes["N"])):
-            here = [part[i] if "{}" in row.theirs else part for part in parts]
+        for i, name in enumerate(row.names(sizes)):
+            here = [part[i] if row.stacked else part for part in parts]
             name = name if name.startswith(table.bare) else table.prefix + name
             yield name, np.concatenate([x.transpose(order).reshape(flat) for x in here], axis=-1)
 
@@ -295,7 +313,7 @@ def _read(
             raise UserError(f"{name} in {source} is not finite: download or train it again.")
         for part, value in enumerate(np.split(tensor, len(row.paths), axis=-1)):
             stacked[part, layer] = value.reshape([sizes[x] for x in theirs]).transpose(order)
-    return list(stacked if "{}" in row.theirs else stacked[:, 0])
+    return list(stacked if row.stacked else stacked[:, 0])
 
 
 def _put(tree: dict[str, Any], path: str, value: np.ndarray) -> None:
