@@ -46,6 +46,7 @@ def get_config(arg="base"):
         residual_init_std=0.02,
         dropout=0.1,
         attention_dropout=0.1,
+        causal=False,  # True: table 5's left-to-right model
         dtype="bfloat16",  # the paper: float32 on TPU, whose products are bfloat16 anyway
         remat="dots",
     )

@@ -8,7 +8,7 @@ TABLE = Table(
     title="ALBERT: depth with shared layers",
     source="Lan et al., 2020, table 11, width 1024",
     scales={
-        "tiny": Scale("configs/albert.py:tiny", {"total_steps": 2000}),
+        "tiny": Scale("configs/albert.py:tiny", {"total_steps": 1000}),
         "small": Scale("configs/albert.py:base", {"data.length": 128, "batch_size": 256}),
         "paper": Scale("configs/albert.py:large"),
     },

@@ -11,7 +11,7 @@ TABLE = Table(
     title="ALBERT: width of the embedding tables",
     source="Lan et al., 2020, table 3, all parameters shared",
     scales={
-        "tiny": Scale("configs/albert.py:tiny", {"total_steps": 2000}),
+        "tiny": Scale("configs/albert.py:tiny", {"total_steps": 1000}),
         "small": Scale("configs/albert.py:base", {"data.length": 128, "batch_size": 256}),
         "paper": Scale("configs/albert.py:base"),
     },

@@ -20,7 +20,7 @@ TABLE = Table(
     title="ALBERT: no sentence task, next sentence, sentence order",
     source="Lan et al., 2020, table 5: accuracy on each task (intrinsic), average of five tasks",
     scales={
-        "tiny": Scale("configs/albert.py:tiny", {"total_steps": 2000}),
+        "tiny": Scale("configs/albert.py:tiny", {"total_steps": 1000}),
         "small": Scale("configs/albert.py:base", {"data.length": 128, "batch_size": 256}),
         "paper": Scale("configs/albert.py:base"),
     },

@@ -15,7 +15,7 @@ TABLE = Table(
     title="ALBERT: width with three shared layers",
     source="Lan et al., 2020, table 12",
     scales={
-        "tiny": Scale("configs/albert.py:tiny", {"model.depth": 3, "total_steps": 2000}),
+        "tiny": Scale("configs/albert.py:tiny", {"model.depth": 3, "total_steps": 1000}),
         "small": Scale(
             "configs/albert.py:base", {"model.depth": 3, "data.length": 128, "batch_size": 256}
         ),

@@ -30,7 +30,7 @@ TABLE = Table(
     title="BERT: masking procedure and rate",
     source="Devlin et al., 2019, table 8 (shares of [MASK] / same / random in percent)",
     scales={
-        "tiny": Scale("configs/bert.py:tiny", {"total_steps": 2000}),
+        "tiny": Scale("configs/bert.py:tiny", {"total_steps": 1000}),
         "small": Scale("configs/bert.py:medium"),
         "paper": Scale("configs/bert.py:base"),
     },

@@ -29,7 +29,7 @@ TABLE = Table(
     title="BERT: model size",
     source="Devlin et al., 2019, table 6 (layers/width/heads)",
     scales={
-        "tiny": Scale("configs/bert.py:tiny", {"total_steps": 2000}),
+        "tiny": Scale("configs/bert.py:tiny", {"total_steps": 1000}),
         "small": Scale("configs/bert.py:base", {"total_steps": 100_000}),
         "paper": Scale("configs/bert.py:base"),
     },

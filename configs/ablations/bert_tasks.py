@@ -8,7 +8,7 @@ TABLE = Table(
     title="BERT: pre-training tasks",
     source="Devlin et al., 2019, table 5, base size",
     scales={
-        "tiny": Scale("configs/bert.py:tiny", {"total_steps": 2000}),
+        "tiny": Scale("configs/bert.py:tiny", {"total_steps": 1000}),
         "small": Scale("configs/bert.py:medium"),
         "paper": Scale("configs/bert.py:base"),
     },

@@ -25,7 +25,7 @@ TABLE = Table(
                 "paper": "configs/bert.py:base",
             },
             overrides={"objective.sentence_pair": False, "data.format.negatives": "none"},
-            at={"tiny": {"total_steps": 6000}},
+            at={"tiny": {"total_steps": 3000}},
         )
     },
     rows={

@@ -13,7 +13,7 @@ TABLE = Table(
     source="Clark et al., 2020, figure 3 (left): best from 1/4 to 1/2 of the discriminator",
     scales={
         # Four heads, of which a generator has one to four.
-        "tiny": Scale("configs/electra.py:tiny", {"total_steps": 2000, "model.heads": 4}),
+        "tiny": Scale("configs/electra.py:tiny", {"total_steps": 1000, "model.heads": 4}),
         "small": Scale("configs/electra.py:small", {"total_steps": 100_000}),
         "paper": Scale("configs/electra.py:base", {"total_steps": 500_000}),
     },

@@ -9,7 +9,7 @@ TABLE = Table(
     scales={
         name: Scale(config, {"total_steps": steps, "objective.generator_size": 1.0})
         for name, config, steps in (
-            ("tiny", "configs/electra.py:tiny", 2000),
+            ("tiny", "configs/electra.py:tiny", 1000),
             ("small", "configs/electra.py:small", 100_000),
             ("paper", "configs/electra.py:base", 500_000),
         )

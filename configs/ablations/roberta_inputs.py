@@ -29,7 +29,7 @@ TABLE = Table(
     title="RoBERTa: input formats",
     source="Liu et al., 2019, table 2, base size, medians of five",
     scales={
-        "tiny": Scale("configs/roberta.py:tiny", {"total_steps": 2000}),
+        "tiny": Scale("configs/roberta.py:tiny", {"total_steps": 1000}),
         "small": Scale("configs/roberta.py:base", {"data.length": 128, "batch_size": 256}),
         "paper": Scale("configs/roberta.py:base", {"batch_size": 256, "total_steps": 1_000_000}),
     },

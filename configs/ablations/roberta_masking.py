@@ -6,7 +6,7 @@ TABLE = Table(
     title="RoBERTa: static and dynamic masks",
     source="Liu et al., 2019, table 1, base size, medians of five",
     scales={
-        "tiny": Scale("configs/bert.py:tiny", {"total_steps": 2000}),
+        "tiny": Scale("configs/bert.py:tiny", {"total_steps": 1000}),
         "small": Scale("configs/bert.py:medium"),
         "paper": Scale("configs/bert.py:base"),
     },

@@ -31,11 +31,11 @@ TEACHER = {
             "small": "configs/bert.py:base",
             "paper": "configs/bert.py:base",
         },
-        at={"tiny": {"total_steps": 6000}},
+        at={"tiny": {"total_steps": 3000}},
     )
 }
 SCALES = {
-    "tiny": Scale("configs/tinybert.py:tiny", {"total_steps": 2000, "optim.lr": 2e-3}),
+    "tiny": Scale("configs/tinybert.py:tiny", {"total_steps": 1000, "optim.lr": 2e-3}),
     "small": Scale("configs/tinybert.py:4", _SMALL),
     "paper": Scale("configs/tinybert.py:4"),
 }

@@ -145,7 +145,8 @@ def check_plain(
             f"config.objective.name={objective['name']!r} is beyond {family}'s layout: export a "
             "masked language model or a distilled student."
         )
-    usual = {"norm_first": False, "sharing": "none", "causal": False, "groups": 1} | allowed
+    usual = {"norm_first": False, "sharing": "none", "causal": False, "groups": 1}
+    model, usual = usual | dict(model), usual | allowed
     problem = f"in config.model is beyond {family}'s layout"
     mapping.require(model, {k: v for k, v in usual.items() if v is not None}, problem)
     narrow = model.get("embed_width") or model["width"]
