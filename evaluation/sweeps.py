@@ -5,15 +5,15 @@ in its workdir, so that the same sweep again goes on where it stopped.
 """
 
 import dataclasses
+import importlib
 import itertools
 import json
 import math
 import pathlib
-import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -21,6 +21,7 @@ import ml_collections
 import errors
 from configs import ablations
 from errors import UserError
+from evaluation import together
 from training import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -86,6 +87,46 @@ class Job:
             rest = [flag.replace("--config=configs/", pages, 1) for flag in self.flags]
             command = [sys.executable, str(ROOT / self.script), *rest]
             return subprocess.run(command, stdout=file, stderr=file).returncode
+
+    def config(self) -> ml_collections.ConfigDict:
+        """Returns the whole config of a training run."""
+        path, _, arg = self.flags[0].removeprefix("--config=").partition(":")
+        name = ".".join(pathlib.PurePath(path).with_suffix("").parts)
+        config = importlib.import_module(name).get_config(arg).lock()
+        config.update_from_flattened_dict(self.wanted)
+        return config
+
+
+def groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Returns the training jobs in groups that differ in seed and learning rate only."""
+    found: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        if job.name == job.chain:
+            others = {k: repr(v) for k, v in job.wanted.items() if k not in together.FREE}
+            found.setdefault((job.flags[0], tuple(sorted(others.items()))), []).append(job)
+    return list(found.values())
+
+
+def run_together(jobs: Sequence[Job], report=lambda job, state: None) -> None:
+    """Trains the unfinished runs of each group that has several as one program.
+
+    What needs a run that is not finished, and groups of one, are left to `run_all`.
+
+    Args:
+      jobs: of a sweep.
+      report: called with each job that is trained here, and its state.
+    """
+    by_name = {job.name: job for job in jobs}
+    for group in groups(jobs):
+        fresh = [job for job in group if not (job.workdir / "checkpoints").exists()]
+        waiting = [job for job in fresh if job.needs and not by_name[job.needs].is_finished()]
+        if len(fresh) < 2 or waiting:
+            continue
+        for job in fresh:
+            report(job, "together")
+        together.train([job.config() for job in fresh], [job.workdir for job in fresh])
+        for job in fresh:
+            report(job, "finished")
 
 
 def run_all(jobs: Sequence[Job], report=lambda job, state: None) -> list[str]:
@@ -234,79 +275,6 @@ def from_points(
         name = run_name(" ".join(f"{key}={_say(value)}" for key, value in point.items()), seed)
         jobs.append(train_job(name, folder, config, {**point, "seed": seed}))
     return jobs
-
-
-def grid(axes: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns all combinations of axes such as "optim.lr=1e-4,3e-4".
-
-    Raises:
-      UserError: for an axis that does not read so.
-    """
-    keys, values = [], []
-    for axis in axes:
-        key, sep, rest = axis.partition("=")
-        if not (key and sep and rest):
-            raise UserError(f"--grid={axis} must read KEY=VALUE,VALUE,...")
-        keys.append(key)
-        values.append([parse(value) for value in rest.split(",")])
-    return [dict(zip(keys, point, strict=True)) for point in itertools.product(*values)]
-
-
-def sample(axes: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
-    """Draws `count` points from axes such as "optim.lr=log:1e-4:1e-2".
-
-    Kinds: log:LOW:HIGH, uniform:LOW:HIGH, choice:VALUE,VALUE,...
-
-    Raises:
-      UserError: for an axis that does not read so.
-    """
-    rng = random.Random(seed)
-    parsed = [_parse_axis(axis) for axis in axes]
-    return [{key: draw(rng) for key, draw in parsed} for _ in range(count)]
-
-
-def _parse_axis(axis: str) -> tuple[str, Callable[[random.Random], Any]]:
-    """Returns the key of an axis and what draws its values."""
-    key, _, rest = axis.partition("=")
-    kind, _, numbers = rest.partition(":")
-    try:
-        if kind == "choice" and numbers:
-            values = [parse(value) for value in numbers.split(",")]
-            return key, lambda rng: rng.choice(values)
-        low, high = map(float, numbers.split(":"))
-        if kind == "uniform":
-            return key, lambda rng: rng.uniform(low, high)
-        if kind == "log" and 0 < low <= high:
-            return key, lambda rng: math.exp(rng.uniform(math.log(low), math.log(high)))
-    except ValueError:
-        pass  # told below, as any other mistake
-    raise UserError(
-        f"--sample={axis} must read KEY=log:LOW:HIGH, KEY=uniform:LOW:HIGH or "
-        "KEY=choice:VALUE,VALUE,..."
-    )
-
-
-def parse(text: str) -> Any:
-    """Reads a value as JSON does, True and False too; anything else is a string."""
-    try:
-        return json.loads({"True": "true", "False": "false"}.get(text, text))
-    except ValueError:
-        return text
-
-
-def parse_assignments(flag: str, texts: Sequence[str]) -> dict[str, Any]:
-    """Reads KEY=VALUE of a repeated flag.
-
-    Raises:
-      UserError: for what does not read so.
-    """
-    values = {}
-    for text in texts:
-        key, sep, value = text.partition("=")
-        if not (key and sep):
-            raise UserError(f"--{flag}={text} must read KEY=VALUE.")
-        values[key] = parse(value)
-    return values
 
 
 # What runs have measured

@@ -18,7 +18,7 @@ from absl import app, flags
 
 from data_pipeline import loader, pipeline, progress
 from errors import UserError, exit_on_user_error, parse_flags
-from evaluation import evaluate, load, sweeps
+from evaluation import evaluate, load, search
 from training import compilation_cache, sharding
 from training import step as step_lib
 
@@ -56,7 +56,7 @@ def main(argv):
     model = load.load(
         _CHECKPOINT.value,
         step=_STEP.value,
-        overrides=sweeps.parse_assignments("override", _OVERRIDE.value)
+        overrides=search.parse_assignments("override", _OVERRIDE.value)
         | {flag.name: flag.value for flag in _DATA if flag.value is not None},
         mesh=mesh,
     )

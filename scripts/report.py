@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from absl import app, flags
 
 from errors import UserError, exit_on_user_error, parse_flags
-from evaluation import reports, sweeps
+from evaluation import reports, search
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", [], "A run; may be repeated.")
 _METRIC = flags.DEFINE_multi_string("metric", ["valid/loss"], "What to draw; may be repeated.")
@@ -43,7 +43,7 @@ def main(argv):
         _SCALE.value,
         _SEEDS.value,
         pathlib.Path(_RUNS.value).expanduser(),
-        sweeps.parse_assignments("set", _SET.value),
+        search.parse_assignments("set", _SET.value),
     )
     try:
         for path in reports.write(page, pathlib.Path(_OUTPUT.value or "docs/ablations")):

@@ -7,7 +7,8 @@ r"""Runs the rows of a paper's table, a grid or a random search, and skips what 
         --sample=optim.lr=log:1e-4:1e-2 --sample=model.depth=choice:1,2,4
 
 The same command again resumes broken runs; --dry_run prints the commands of all. One failed run
-does not stop the rest: the exit status is 1 then. With --launcher=slurm (or local) each run is a
+does not stop the rest: the exit status is 1 then. --vmap trains the seeds and learning rates of a
+row as one program, for small models. With --launcher=slurm (or local) each run is a
 job of submitit, logs in RUNS/submitit.
 """
 
@@ -20,7 +21,7 @@ from absl import app, flags
 
 from configs import ablations
 from errors import UserError, exit_on_user_error, parse_flags
-from evaluation import sweeps
+from evaluation import search, sweeps
 
 _SCALE = flags.DEFINE_string("scale", "tiny", "Of the table: tiny, small or paper.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each row, with the seeds 0, 1, 2, ...")
@@ -33,6 +34,9 @@ _RANDOM = flags.DEFINE_integer("random", 0, "Points of a random search.", lower_
 _SAMPLE = flags.DEFINE_multi_string(
     "sample", [], "KEY=log:LOW:HIGH, KEY=uniform:LOW:HIGH or KEY=choice:VALUE,VALUE,..."
 )
+_VMAP = flags.DEFINE_bool(
+    "vmap", False, "Train runs that differ in seed and learning rate only as one program."
+)
 _LAUNCHER = flags.DEFINE_enum("launcher", "here", ["here", "local", "slurm"], "Where to run.")
 _SLURM = flags.DEFINE_multi_string(
     "slurm", [], "KEY=VALUE for submitit, such as partition=gpu or time=60 (minutes)."
@@ -42,7 +46,7 @@ _SLURM = flags.DEFINE_multi_string(
 @exit_on_user_error
 def main(argv):
     """Expands, then runs or prints."""
-    more = sweeps.parse_assignments("set", _SET.value)
+    more = search.parse_assignments("set", _SET.value)
     runs = pathlib.Path(_RUNS.value).expanduser()
     if len(argv) == 2 and not _CONFIG.value:
         if _GRID.value or _RANDOM.value:
@@ -59,6 +63,13 @@ def main(argv):
         for job in jobs:
             print(shlex.join(job.command))
         return
+    if _VMAP.value:
+        if _LAUNCHER.value != "here":
+            raise UserError("--vmap trains in this process: leave --launcher out.")
+        # Teachers and other first runs alone, then what builds on them.
+        needed = {job.needs for job in jobs if job.name == job.chain and job.needs}
+        sweeps.run_all([job for job in jobs if job.name in needed], _report)
+        sweeps.run_together(jobs, _report)
     if _LAUNCHER.value == "here":
         failed = sweeps.run_all(jobs, _report)
     else:
@@ -74,9 +85,9 @@ def _search(more, runs):
     if _SEEDS.value < 1:
         raise UserError(f"--seeds={_SEEDS.value} must be at least 1.")
     points = (
-        sweeps.grid(_GRID.value)
+        search.grid(_GRID.value)
         if _GRID.value
-        else sweeps.sample(_SAMPLE.value, _RANDOM.value, seed=0)
+        else search.sample(_SAMPLE.value, _RANDOM.value, seed=0)
     )
     points = [{**point, **more} for point in points]
     return sweeps.from_points(_CONFIG.value, points, _SEEDS.value, runs)
@@ -91,7 +102,7 @@ def _submit(jobs, folder):
     """Submits each run with what follows it as one job, behind those that rows build on."""
     executor = submitit.AutoExecutor(folder=folder, cluster=_LAUNCHER.value)
     if _SLURM.value:
-        options = sweeps.parse_assignments("slurm", _SLURM.value)
+        options = search.parse_assignments("slurm", _SLURM.value)
         executor.update_parameters(
             **{k if k == "timeout_min" else f"slurm_{k}": v for k, v in options.items()}
         )

@@ -1,6 +1,7 @@
 """Whole runs: they learn, are killed and continued, and are the same on other meshes."""
 
 import functools
+import importlib
 import pathlib
 import random
 import signal
@@ -147,6 +148,50 @@ def test_two_processes_train_the_same_losses_as_one(cache, tmp_path):
         one, two = losses(tmp_path / "one", name), losses(tmp_path / "two", name)
         np.testing.assert_allclose(two, one, rtol=2e-5)
     assert len(losses(tmp_path / "two")) == 20
+
+
+@pytest.fixture(scope="module")
+def teacher(cache, tmp_path_factory):
+    """A finished run of a masked LM with two layers."""
+    workdir = tmp_path_factory.mktemp("teacher")
+    train.train(encoder_config("bert", cache), workdir)
+    return workdir
+
+
+def encoder_config(page, cache, arg="", **overrides):
+    c = importlib.import_module(f"configs.{page}").get_config("tiny,quick=1" + arg)
+    values = small(str(cache), **{"batch_size": 32, "total_steps": 40, "optim.lr": 3e-3})
+    values |= {"evals.every": 0, "evals.batches": 4, "log.every": 1, "mesh.data": 8}
+    values |= {
+        "model.heads": 2,
+        "model.depth": 2,
+        "checkpoint.every": 40,
+        "checkpoint.keep_best": 0,
+    }
+    c.update_from_flattened_dict(values | overrides)
+    return c
+
+
+@pytest.mark.parametrize(
+    ("page", "arg", "overrides"),
+    [
+        ("roberta", "", {}),
+        ("albert", "", {"model.embed_width": 16}),
+        ("electra", "", {"model.embed_width": 16}),
+        ("distilbert", "", {"model.depth": 1}),
+        ("tinybert", "", {"model.depth": 1}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_a_tiny_one_of_every_encoder_trains(page, arg, overrides, cache, tmp_path, request):
+    """From text to a checkpoint: the loss of the last steps is below that of the first."""
+    c = encoder_config(page, cache, arg, **overrides)
+    if "teacher" in c.objective:
+        c.part_from.teacher = str(request.getfixturevalue("teacher"))
+    results = train.train(c, tmp_path)
+    train_losses = losses(tmp_path)
+    assert len(train_losses) == 40 and np.isfinite(results["valid/loss"])
+    assert train_losses[-5:].mean() < train_losses[:5].mean() - 0.01 * train_losses[0]
 
 
 @pytest.mark.slow

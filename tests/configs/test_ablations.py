@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from configs import ablations
-from evaluation import sweeps
+from evaluation import search, sweeps
 
 TABLES = ablations.names()
 
@@ -39,7 +39,7 @@ def test_every_run_of_every_scale_has_a_config(name, tmp_path):
                 config = config_of(run.flags[0])
                 for flag in job.flags[2:]:
                     config.update_from_flattened_dict(
-                        sweeps.parse_assignments("override", [flag.removeprefix("--override=")])
+                        search.parse_assignments("override", [flag.removeprefix("--override=")])
                     )
 
 

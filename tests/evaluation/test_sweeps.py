@@ -4,11 +4,11 @@ import json
 import math
 
 import pytest
-
 import runs
+
 from configs import ablations
 from errors import UserError
-from evaluation import reports, sweeps
+from evaluation import reports, search, sweeps
 
 
 def fake_run(workdir, total=20, value=2.0, **config):
@@ -20,7 +20,7 @@ def fake_run(workdir, total=20, value=2.0, **config):
 
 
 def test_grid_is_all_combinations():
-    points = sweeps.grid(["optim.lr=1e-4,3e-4", "model.name=a,b", "x=True"])
+    points = search.grid(["optim.lr=1e-4,3e-4", "model.name=a,b", "x=True"])
     assert points == [
         {"optim.lr": lr, "model.name": name, "x": True} for lr in (1e-4, 3e-4) for name in "ab"
     ]
@@ -28,8 +28,8 @@ def test_grid_is_all_combinations():
 
 def test_random_search_is_seeded_and_in_bounds():
     axes = ["a=log:1e-4:1e-2", "b=uniform:0:0.3", "c=choice:1,2,x"]
-    points = sweeps.sample(axes, 400, seed=1)
-    assert points == sweeps.sample(axes, 400, seed=1) != sweeps.sample(axes, 400, seed=2)
+    points = search.sample(axes, 400, seed=1)
+    assert points == search.sample(axes, 400, seed=1) != search.sample(axes, 400, seed=2)
     assert all(1e-4 <= p["a"] <= 1e-2 and 0 <= p["b"] <= 0.3 for p in points)
     assert {p["c"] for p in points} == {1, 2, "x"}
     assert abs(sum(math.log10(p["a"]) for p in points) / 400 + 3) < 0.1  # even in the logarithm
@@ -38,13 +38,13 @@ def test_random_search_is_seeded_and_in_bounds():
 @pytest.mark.parametrize("axis", ["optim.lr", "=1,2", "a="])
 def test_a_wrong_grid_is_told(axis):
     with pytest.raises(UserError, match="KEY=VALUE,VALUE"):
-        sweeps.grid([axis])
+        search.grid([axis])
 
 
 @pytest.mark.parametrize("axis", ["a=log:0:1", "a=lag:1:2", "a=uniform:1", "a=choice:", "a"])
 def test_a_wrong_sample_is_told(axis):
     with pytest.raises(UserError, match="KEY=log:LOW:HIGH"):
-        sweeps.sample([axis], 1, seed=0)
+        search.sample([axis], 1, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,166 @@
+"""Small runs that differ in seed and learning rate alone, trained as one program by `jax.vmap`.
+
+What each leaves in its workdir is what train.py would have left; its numbers are equal to float
+tolerance. Nothing is saved before the end, so a group that is stopped starts anew.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from data_pipeline import loader, pipeline
+from errors import UserError
+from evaluation import evaluate
+from model import objectives
+from training import checkpoint, optimizer, sharding, telemetry, warm_start
+from training import state as state_lib
+from training import step as step_lib
+
+FREE = ("seed", "optim.lr")  # what may differ
+
+
+def train(
+    configs: Sequence[ml_collections.ConfigDict], workdirs: Sequence[pathlib.Path]
+) -> list[dict[str, float]]:
+    """Trains all configs to their last step.
+
+    Args:
+      configs: whole configs; all keys but FREE are equal.
+      workdirs: one for each; none holds a checkpoint.
+
+    Returns:
+      The last evaluation of each.
+
+    Raises:
+      UserError: for configs that differ in more, several processes, or a workdir that is taken.
+    """
+    _check(configs, workdirs)
+    config = configs[0]
+    for one in configs:
+        warm_start.complete(one)
+    mesh = sharding.make_mesh(config.mesh)
+    loader.check_batch(config.batch_size, config.microbatches, mesh)
+    rules = sharding.check_rules(config.rules)
+    objective = objectives.build(config, mesh.devices.flat[0].platform)
+    unit = ml_collections.ConfigDict(config.optim.to_dict() | {"lr": 1.0})
+    # Every schedule is proportional to lr.
+    schedule = optimizer.schedule(unit, config.total_steps)
+    optim = optimizer.build(unit, config.total_steps)
+    init = state_lib.Init(objective, optim)
+    data = [
+        pipeline.prepare_data(one, workdir / "tokenizer")
+        for one, workdir in zip(configs, workdirs, strict=True)
+    ]
+
+    def one_step(state, batch, key, lr):
+        def update(gradients, opt_state, params):
+            updates, opt_state = optim.update(gradients, opt_state, params)
+            return jax.tree.map(lambda u: u * lr, updates), opt_state
+
+        scaled = optax.GradientTransformation(optim.init, update)
+        make = step_lib.make_train_step
+        return make(objective, scaled, lambda step: lr * schedule(step), config.microbatches)(
+            state, batch, key
+        )
+
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules), contextlib.ExitStack() as stack:
+        states = []
+        abstract = init.abstract(mesh, rules)
+        for one, d in zip(configs, data, strict=True):
+            state = init.sharded(jax.random.key(one.seed), abstract)
+            params = warm_start.load_params(one, state.params, d.tokenizer)
+            states.append(state.replace(params=params))
+        states = jax.tree.map(lambda *x: jnp.stack(x), *states)
+        keys = jnp.stack([jax.random.key(one.seed) for one in configs])
+        rates = jnp.array([one.optim.lr for one in configs], jnp.float32)
+        train_step = jax.jit(jax.vmap(one_step), donate_argnums=0)
+        eval_step = jax.jit(step_lib.make_eval_step(objective))
+        loaders = [
+            stack.enter_context(
+                loader.Loader(
+                    d.train,
+                    mesh=mesh,
+                    batch_size=config.batch_size,
+                    microbatches=config.microbatches,
+                    prefetch=config.data.prefetch,
+                    end_step=config.total_steps,
+                )
+            )
+            for d in data
+        ]
+        logs = [
+            _open_log(one, workdir, objective, d.train)
+            for one, workdir, d in zip(configs, workdirs, data, strict=True)
+        ]
+        for log in logs:
+            stack.callback(log.close)
+
+        results: list[dict[str, float]] = []
+        for step in range(1, config.total_steps + 1):
+            batch = jax.tree.map(lambda *x: jnp.stack(x), *map(next, loaders))
+            states, metrics = train_step(states, batch, keys, rates)
+            last = step == config.total_steps
+            for i, log in enumerate(logs):
+                log.on_step(step, jax.tree.map(lambda x, i=i: x[i], metrics))
+            if last or (config.evals.every and step % config.evals.every == 0):
+                results = []
+                for i, (log, d) in enumerate(zip(logs, data, strict=True)):
+                    params = jax.tree.map(lambda x, i=i: x[i], states.params)
+                    with log.aside("eval"):
+                        values = _validate(eval_step, params, d.valid, config, mesh, objective)
+                    results.append({f"valid/{name}": value for name, value in values.items()})
+                    log.write(step, results[-1])
+        for i, (log, workdir, d) in enumerate(zip(logs, workdirs, data, strict=True)):
+            state = jax.tree.map(lambda x, i=i: x[i], states)
+            meta = {"tokenizer": d.tokenizer.fingerprint, "batch_size": config.batch_size}
+            with log.aside("save"):
+                saver = checkpoint.Checkpointer(workdir / "checkpoints", keep=1, keep_best=0)
+                saver.save(config.total_steps, state, meta=meta, metrics=results[i])
+                saver.close()
+        return results
+
+
+def _check(configs, workdirs):
+    if jax.process_count() > 1:
+        raise UserError("Runs are trained together in one process only: leave --vmap out.")
+
+    def rest(config):
+        values = config.copy_and_resolve_references().to_dict()
+        values["optim"] = {k: v for k, v in values["optim"].items() if k != "lr"}
+        return {k: v for k, v in values.items() if k != "seed"}
+
+    for config in configs[1:]:
+        if rest(config) != rest(configs[0]):
+            raise UserError(
+                f"Runs that are trained together may differ in {' and '.join(FREE)} only: leave "
+                "--vmap out."
+            )
+    for workdir in workdirs:
+        if (workdir / "checkpoints").exists():
+            raise UserError(f"{workdir} holds a run already: leave --vmap out to continue it.")
+
+
+def _open_log(config, workdir, objective, rows):
+    telemetry.save_run_info(workdir, config)
+    shapes = {k: (config.batch_size, *v.shape) for k, v in rows.example(0).items()}
+    return telemetry.Telemetry(
+        workdir,
+        every=config.log.every,
+        total_steps=config.total_steps,
+        tokens_per_step=config.batch_size * config.data.length,
+        flops_per_step=objective.flops(shapes),
+        tensorboard=config.log.tensorboard,
+    )
+
+
+def _validate(eval_step, params, rows, config, mesh, objective):
+    batches = -(-len(rows) // config.batch_size)
+    batches = min(batches, config.evals.batches or batches)
+    with loader.Loader(rows, mesh=mesh, batch_size=config.batch_size, end_step=batches) as held_out:
+        return evaluate.evaluate(eval_step, params, held_out, objective.weights, config.data.task)
