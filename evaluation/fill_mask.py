@@ -71,7 +71,10 @@ def fill_masks(
 def _encode(tokenizer: tokenizers.Tokenizer, text: str, most: int) -> list[int]:
     """Returns the ids of a sentence; masks are found here, for a tokenizer takes them for text."""
     mask = tokenizer.id_to_token(tokenizer.mask_id)
-    first, *rest = tokenizer.encode_batch(text.split(mask))
+    pieces = text.split(mask)
+    if tokenizer.kind == "byte_bpe":  # the space before a word is a part of its first piece
+        pieces[:-1] = [piece.rstrip(" ") for piece in pieces[:-1]]
+    first, *rest = tokenizer.encode_batch(pieces)
     if not rest:
         raise UserError(f"There is no {mask} in {text!r}: put one where a word is to be found.")
     ids = [tokenizer.cls_id, *first]

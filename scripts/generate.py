@@ -49,10 +49,16 @@ def main(argv):
         raise UserError(f"Unexpected argument {argv[1]!r}: give text with --prompt.")
     prompts = _prompts()
     model = load.load(_CHECKPOINT.value, step=_STEP.value)
-    if model.config.objective.name == "masked_lm":
+    name = model.config.objective.name
+    if name in ("masked_lm", "electra", "distill"):  # ELECTRA: by its generator
         _fill(model, prompts)
-    else:
+    elif name == "causal_lm":
         _continue(model, prompts)
+    else:
+        raise UserError(
+            f"{_CHECKPOINT.value} was trained for {name}, which gives no text: name a masked or a "
+            "causal language model."
+        )
 
 
 def _prompts() -> list[str]:

@@ -2,6 +2,7 @@ import jax
 import numpy as np
 import pytest
 
+from data_pipeline import tokenizer_training
 from errors import UserError
 from evaluation import fill_mask
 
@@ -75,3 +76,9 @@ def test_sentences_of_similar_length_share_a_compilation(bert, wordpiece):
 def test_bad_input_is_told_in_a_sentence(bert, wordpiece, sentences, candidates, message):
     with pytest.raises(UserError, match=message):
         fill_mask.fill_masks(*bert, wordpiece, sentences, candidates=candidates)
+
+
+def test_the_space_before_a_mask_belongs_to_the_missing_word():
+    t = tokenizer_training.train("byte_bpe", ["The cat sat."] * 9, 270, False, specials="roberta")
+    ids = fill_mask._encode(t, "The <mask> sat.", 64)
+    assert ids == [t.cls_id, *t.encode("The"), t.mask_id, *t.encode(" sat."), t.sep_id]
