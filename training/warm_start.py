@@ -97,7 +97,9 @@ def load_params(
     """
     if config.init_from:
         key = f"config.init_from={config.init_from}"
-        params = _fill(config.init_from, params, tokenizer, key, config.init_layers)
+        rest = {k: v for k, v in params.items() if not config.part_from.get(k)}
+        rest = _fill(config.init_from, rest, tokenizer, key, config.init_layers)
+        params = {**params, **rest}
     for part, source in config.part_from.items():
         if source:
             key = f"config.part_from.{part}={source}"
