@@ -225,8 +225,8 @@ def test_alberts_clean_up(shared):
 
 
 def test_albert_equals_transformers(shared):
-    """On plain sentences. Its fast tokenizer does not split "5,", and treats the model's own symbols
-    (parentheses, dashes, ...) as added tokens, behind which a word begins; SentencePiece does not.
+    """On plain sentences. Its fast tokenizer does not split "5,", and takes the model's own symbols
+    (parentheses, dashes, ...) for added tokens, behind which a word begins; SentencePiece does not.
     """
     transformers = pytest.importorskip("transformers")
     path = shared / "data/vocab/albert/spiece.model"
