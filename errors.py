@@ -49,8 +49,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags for `app.run`: a config that cannot be read or overridden is one line too."""
     try:
         rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
-            flags.FLAGS.config.keys()  # a file that could not be read says so at its first use
+        config = flags.FLAGS.config if "config" in flags.FLAGS else None
+        if config is not None and not isinstance(config, str):  # in scripts/sweep.py a mere name
+            config.keys()  # a file that could not be read says so at its first use
         return rest
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
         # config_flags runs the config file and its overrides here, and lets their errors through;

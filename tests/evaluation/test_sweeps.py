@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import runs
@@ -134,6 +136,34 @@ def test_a_real_run_and_its_evaluation(tmp_path):
     assert sweeps.measure(job, "x", ablations.Column("valid/loss")) > 1
     size = sweeps.measure(job, "n", ablations.Column("parameters"))
     assert size == sweeps.count_parameters(job.workdir) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "found"),
+    [
+        (["albert_sharing", "--seeds=2"], 0, "--config.model.sharing=attention --config.seed=1"),
+        (
+            ["--config=configs/bert.py:tiny", "--grid=optim.lr=1e-3,2e-3", "--set=model.depth=1"],
+            0,
+            "--config.optim.lr=0.002 --config.model.depth=1 --config.seed=0",
+        ),
+        (
+            ["--config=configs/bert.py:tiny", "--random=3", "--sample=model.depth=choice:1,2"],
+            0,
+            "--config.model.depth=",
+        ),
+        (["albert_sharin"], 2, "Did you mean 'albert_sharing'"),
+        (["--config=configs/bert.py:tiny"], 2, "Give --grid, or --random with --sample"),
+        ([], 2, "Give one table"),
+    ],
+    ids=str,
+)
+def test_commands_of_a_sweep(arguments, status, found, tmp_path):
+    command = [sys.executable, str(runs.ROOT / "scripts/sweep.py"), "--dry_run", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert found in (done.stderr if status else done.stdout)
+    assert not list(tmp_path.iterdir())
 
 
 # Pages
