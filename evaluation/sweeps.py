@@ -5,14 +5,11 @@ in its workdir, so that the same sweep again goes on where it stopped.
 """
 
 import dataclasses
-import importlib
 import itertools
 import json
 import math
 import pathlib
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,80 +18,21 @@ import ml_collections
 import errors
 from configs import ablations
 from errors import UserError
+from evaluation import jobs as jobs_lib
 from evaluation import together
+from evaluation.jobs import Job
 from training import checkpoint
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+def check(jobs: Sequence[Job]) -> None:
+    """Makes the configs of all training jobs, so that a wrong key is told before the first run.
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One command.
-
-    Attributes:
-      name: such as "all-seed0", or "all-seed0.sst-2" for what follows a run.
-      workdir: of the run that it trains or evaluates.
-      script: to run, from the repository.
-      flags: of the script.
-      wanted: dotted overrides of a training run, which a workdir must agree with.
-      result: file that an evaluation writes; None: a training run.
-      needs: name of the job that must be finished before.
-      chain: name of the training run that it is, or follows.
+    Raises:
+      UserError: as `Job.config`.
     """
-
-    name: str
-    workdir: pathlib.Path
-    script: str
-    flags: tuple[str, ...]
-    wanted: Mapping[str, Any]
-    result: pathlib.Path | None = None
-    needs: str = ""
-    chain: str = ""
-
-    @property
-    def command(self) -> list[str]:
-        """The command as one would type it in the repository."""
-        return ["python", self.script, *self.flags]
-
-    def is_finished(self) -> bool:
-        """Whether nothing is left to do.
-
-        Raises:
-          UserError: if the workdir holds a run of another config.
-        """
-        if self.result is not None:
-            return self.result.exists()
-        config = _saved_config(self.workdir)
-        if config is None:
-            return False
-        for key, value in self.wanted.items():
-            found = _lookup(config, key)
-            if found != json.loads(json.dumps(value)):
-                raise UserError(
-                    f"{self.workdir} holds a run with config.{key}={found!r}, not {value!r}: "
-                    "choose another --runs, or delete it."
-                )
-        last = config["total_steps"]
-        saved = (self.workdir / "checkpoints" / str(last)).is_dir()
-        return saved and "valid/loss" in last_validation(self.workdir, last)
-
-    def run(self) -> int:
-        """Runs the command and returns its exit status; the output goes to WORKDIR.log."""
-        log = self.workdir.with_name(self.name + ".log")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            pages = f"--config={ROOT}/configs/"  # from whatever folder
-            rest = [flag.replace("--config=configs/", pages, 1) for flag in self.flags]
-            command = [sys.executable, str(ROOT / self.script), *rest]
-            return subprocess.run(command, stdout=file, stderr=file).returncode
-
-    def config(self) -> ml_collections.ConfigDict:
-        """Returns the whole config of a training run."""
-        path, _, arg = self.flags[0].removeprefix("--config=").partition(":")
-        name = ".".join(pathlib.PurePath(path).with_suffix("").parts)
-        config = importlib.import_module(name).get_config(arg).lock()
-        config.update_from_flattened_dict(self.wanted)
-        return config
+    for job in jobs:
+        if job.result is None:
+            job.config()
 
 
 def groups(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -110,7 +48,8 @@ def groups(jobs: Sequence[Job]) -> list[list[Job]]:
 def run_together(jobs: Sequence[Job], report=lambda job, state: None) -> None:
     """Trains the unfinished runs of each group that has several as one program.
 
-    What needs a run that is not finished, and groups of one, are left to `run_all`.
+    What needs a run that is not finished, groups of one, and groups that fail are left to
+    `run_all`: of runs that are trained together one that diverges stops all.
 
     Args:
       jobs: of a sweep.
@@ -119,12 +58,20 @@ def run_together(jobs: Sequence[Job], report=lambda job, state: None) -> None:
     by_name = {job.name: job for job in jobs}
     for group in groups(jobs):
         fresh = [job for job in group if not (job.workdir / "checkpoints").exists()]
-        waiting = [job for job in fresh if job.needs and not by_name[job.needs].is_finished()]
-        if len(fresh) < 2 or waiting:
+        if len(fresh) < 2:
             continue
-        for job in fresh:
-            report(job, "together")
-        together.train([job.config() for job in fresh], [job.workdir for job in fresh])
+        try:
+            for job in fresh:
+                job.is_finished()  # refuses a run of another config that was stopped early
+            if not all(by_name[job.needs].is_finished() for job in fresh if job.needs):
+                continue
+            for job in fresh:
+                report(job, "together")
+            together.train([job.config() for job in fresh], [job.workdir for job in fresh])
+        except UserError as error:
+            for job in fresh:
+                report(job, f"left alone: {error}")
+            continue
         for job in fresh:
             report(job, "finished")
 
@@ -180,8 +127,7 @@ def from_table(
     """
     table = ablations.load(errors.one_of("table", name, ablations.names()))
     errors.one_of(f"scale of {name}", scale, table.scales)
-    if seeds < 1:
-        raise UserError(f"--seeds={seeds} must be at least 1.")
+    _check_seeds(seeds, more)
     folder = runs / name / scale
     before = {part: str(folder / part) for part in table.before}
     jobs = [
@@ -194,6 +140,13 @@ def from_table(
         )
         jobs += [job, *_followers(job, table, scale, seed, more)]
     return jobs
+
+
+def _check_seeds(seeds, more):
+    if seeds < 1:
+        raise UserError(f"--seeds={seeds} must be at least 1.")
+    if "seed" in more:
+        raise UserError("--set=seed would give all runs one seed: say how many with --seeds.")
 
 
 def slug(label: str) -> str:
@@ -266,24 +219,52 @@ def _page_of(job: Job) -> str:
 
 
 def from_points(
-    config: str, points: Sequence[Mapping[str, Any]], seeds: int, runs: pathlib.Path
+    config: str,
+    points: Sequence[Mapping[str, Any]],
+    seeds: int,
+    runs: pathlib.Path,
+    more: Mapping[str, Any],
 ) -> list[Job]:
-    """Returns a training job for each point (overrides) and seed of a search without a table."""
-    folder = runs / pathlib.Path(config.partition(":")[0]).stem
-    jobs = []
-    for seed, point in itertools.product(range(seeds), points):
-        name = run_name(" ".join(f"{key}={_say(value)}" for key, value in point.items()), seed)
-        jobs.append(train_job(name, folder, config, {**point, "seed": seed}))
-    return jobs
+    """Returns a training job for each point and seed of a search without a table.
+
+    Args:
+      config: FILE:ARG, which names the folder.
+      points: overrides of each run, which name it; with "seed" in them, `seeds` must be 1.
+      seeds: how many; 0, 1, 2, ...
+      runs: folder of all sweeps.
+      more: overrides for every run.
+
+    Raises:
+      UserError: for no seed, or two sources of seeds.
+    """
+    _check_seeds(seeds, more)
+    if seeds > 1 and any("seed" in point for point in points):
+        raise UserError("Seeds are given twice, as an axis and by --seeds: leave one out.")
+    page, _, arg = config.partition(":")
+    folder = runs / slug(f"{pathlib.Path(page).stem}-{arg}")
+    jobs = {}
+    for default, point in itertools.product(range(seeds), points):
+        rest = {key: value for key, value in point.items() if key != "seed"}
+        seed = point.get("seed", default)
+        name = run_name(" ".join(f"{key}={_say(value)}" for key, value in rest.items()), seed)
+        # A point that is drawn twice is run once.
+        jobs[name] = train_job(name, folder, config, {**rest, **more, "seed": seed})
+    return list(jobs.values())
 
 
 # What runs have measured
 
 
 def measure(job: Job, label: str, column: ablations.Column) -> float | None:
-    """Returns the number of a finished training job for a column, or None if it is not there."""
+    """Returns the number of a finished training job for a column, or None if it is not there.
+
+    Raises:
+      UserError: if the workdir holds a run of another config: its number is not the job's.
+    """
+    if not job.is_finished():
+        return None
     if column.metric == "parameters":
-        return float(count_parameters(job.workdir)) if job.is_finished() else None
+        return float(count_parameters(job.workdir))
     if column.data:
         result = job.workdir / f"{slug(label)}.json"
         values = json.loads(result.read_text()) if result.exists() else {}
@@ -291,8 +272,8 @@ def measure(job: Job, label: str, column: ablations.Column) -> float | None:
         workdir = job.workdir
         if column.tune:
             workdir = workdir.with_name(f"{workdir.name}.{slug(label)}")
-        config = _saved_config(workdir)
-        values = last_validation(workdir, config["total_steps"]) if config else {}
+        config = jobs_lib.saved_config(workdir)
+        values = jobs_lib.last_validation(workdir, config["total_steps"]) if config else {}
     return values.get(column.metric)
 
 
@@ -304,40 +285,9 @@ def count_parameters(workdir: pathlib.Path) -> int:
 
 def curve(workdir: pathlib.Path, metric: str) -> list[tuple[int, float]]:
     """Returns (step, value) of a metric over a run."""
-    return [(row["step"], row[metric]) for row in _rows(workdir) if row.get(metric) is not None]
-
-
-def last_validation(workdir: pathlib.Path, step: int) -> dict[str, float]:
-    """Returns what was measured on held-out rows at `step`; nothing if it was not reached."""
-    rows = (row for row in _rows(workdir) if row["step"] == step)
-    return {k: v for row in rows for k, v in row.items() if k.startswith("valid/")}
-
-
-def _rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # the last line of a run that was killed
-            break
-    return rows
-
-
-def _saved_config(workdir: pathlib.Path) -> dict[str, Any] | None:
-    path = workdir / "config.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _lookup(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        if not isinstance(value, Mapping) or name not in value:
-            raise UserError(f"The config has no {key}: correct the name of the override.")
-        value = value[name]
-    return value
+    return [
+        (row["step"], row[metric]) for row in jobs_lib.rows(workdir) if row.get(metric) is not None
+    ]
 
 
 def _say(value: Any) -> str:
