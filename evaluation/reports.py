@@ -17,14 +17,17 @@ matplotlib.use("Agg")  # a file, not a window
 import matplotlib.pyplot as plt
 
 from configs import ablations
+from evaluation import jobs as jobs_lib
 from evaluation import sweeps
 
 RULE = (
     "A row is compared with the row *{base}*. It **agrees in sign** if ours is better or worse "
     "than that row as the paper's is, and **in sign and order** if it also has the same place "
-    "among the rows that both have; else it **disagrees**. Where the difference of the means is "
-    "less than two standard errors (from the seeds of both rows), or there is only one seed, the "
-    "**budget is too small** to tell. ± is the standard deviation over the seeds, n their number."
+    "among the rows that both have (rows with equal numbers in the paper share their places); else "
+    "it **disagrees**, also where the paper's two numbers are equal. Where the difference of the "
+    "means is no more than two standard errors (from the seeds of both rows), or there is only one "
+    "seed, the **budget is too small** to tell. ± is the standard deviation over the seeds, n "
+    "their number."
 )
 
 
@@ -50,7 +53,8 @@ class Page(NamedTuple):
     name: str
     scale: str
     table: ablations.Table
-    jobs: Sequence[sweeps.Job]
+    command: str  # of the sweep
+    jobs: Sequence[jobs_lib.Job]
     ours: Mapping[str, Mapping[str, Sample]]
 
 
@@ -73,7 +77,10 @@ def collect(name: str, scale: str, seeds: int, runs: pathlib.Path, more: Mapping
             )
             if found := tuple(value for value in values if value is not None):
                 ours[row][label] = Sample(found)
-    return Page(name, scale, table, jobs, ours)
+    sets = [f"--set={key}={value}" for key, value in more.items()]
+    command = ["python", "scripts/sweep.py", name, f"--scale={scale}", f"--seeds={seeds}"]
+    command = shlex.join([*command, f"--runs={runs}", *sets])
+    return Page(name, scale, table, command, jobs, ours)
 
 
 def verdict(
@@ -103,16 +110,17 @@ def verdict(
     if min(len(a.values), len(b.values)) < 2:
         return "budget too small"
     error = math.sqrt(a.deviation**2 / len(a.values) + b.deviation**2 / len(b.values))
-    if abs(a.mean - b.mean) < 2 * error:
+    if abs(a.mean - b.mean) <= 2 * error:
         return "budget too small"
     better_here = (a.mean > b.mean) == ours_higher
     better_there = (paper[row] > paper[base]) == paper_higher
-    if paper[row] != paper[base] and better_here != better_there:
+    if paper[row] == paper[base] or better_here != better_there:
         return "disagrees"
     both = [r for r in ours if r in paper]
-    ranked = sorted(both, key=lambda r: ours[r].mean, reverse=ours_higher)
-    printed = sorted(both, key=lambda r: paper[r], reverse=paper_higher)
-    same = ranked.index(row) == printed.index(row)
+    place = sorted(both, key=lambda r: ours[r].mean, reverse=ours_higher).index(row)
+    printed = sorted((paper[r] for r in both), reverse=paper_higher)
+    first = printed.index(paper[row])
+    same = first <= place < first + printed.count(paper[row])
     return "agrees in sign and order" if same else "agrees in sign"
 
 
@@ -134,8 +142,7 @@ def write(page: Page, output: pathlib.Path) -> list[pathlib.Path]:
         RULE.format(base=page.table.base),
         *(f"![{path.stem}]({path.name})" for path in files),
         "## Commands",
-        "Every run, in the order of the sweep; `python scripts/sweep.py "
-        f"{page.name} --scale={page.scale}` makes them all.",
+        f"Every run, in the order of the sweep; `{page.command}` makes them all.",
         "```\n" + "\n".join(shlex.join(job.command) for job in page.jobs) + "\n```",
     ]
     markdown = output / f"{page.name}.md"
@@ -219,25 +226,33 @@ def _png(figure) -> bytes:
 
 
 def _curves(page: Page) -> bytes | None:
-    """Draws the first column's metric over the steps, the mean of the seeds for each row."""
-    column = next(c for c in page.table.columns.values() if not c.tune and c.metric != "parameters")
+    """Draws a metric of the runs themselves over the steps, the mean of the seeds for each row.
+
+    It is that of the first column which they have: not of fine-tuning, though of other held-out
+    rows. Without any it is the loss.
+    """
+    columns = page.table.columns.values()
+    metrics = (c.metric for c in columns if not c.tune and c.metric != "parameters")
+    metric = "valid/" + next(metrics, "loss").removeprefix("valid/")
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     drawn = False
     for row in page.table.rows:
         by_step: dict[int, list[float]] = {}
         for job in page.jobs:
             if job.name == job.chain and job.name.rpartition("-seed")[0] == sweeps.slug(row):
-                metric = column.metric if column.metric.startswith("valid/") else "valid/loss"
                 for step, value in sweeps.curve(job.workdir, metric):
                     by_step.setdefault(step, []).append(value)
         if by_step:
             steps = sorted(by_step)
             axes.plot(steps, [statistics.fmean(by_step[s]) for s in steps], ".-", label=row)
             drawn = True
-    axes.set(xlabel="step", ylabel=column.metric)
+    if not drawn:
+        plt.close(figure)
+        return None
+    axes.set(xlabel="step", ylabel=metric)
     axes.grid(alpha=0.3)
     axes.legend()
-    return _png(figure) if drawn else (plt.close(figure) or None)
+    return _png(figure)
 
 
 def _parameters(page: Page) -> bytes | None:

@@ -90,7 +90,10 @@ def main(argv):
         print(f"{name:24} {value:.4f}")
     if _JSON.value:
         try:
-            pathlib.Path(_JSON.value).write_text(json.dumps(results, indent=1) + "\n")
+            path = pathlib.Path(_JSON.value)
+            whole = path.with_name(path.name + ".tmp")  # a sweep takes a file that is there as done
+            whole.write_text(json.dumps(results, indent=1) + "\n")
+            whole.replace(path)
         except OSError as error:
             raise UserError(f"--json={_JSON.value} cannot be written: {error}.") from error
 

@@ -9,18 +9,22 @@ r"""Runs the rows of a paper's table, a grid or a random search, and skips what 
 The same command again resumes broken runs; --dry_run prints the commands of all. One failed run
 does not stop the rest: the exit status is 1 then. --vmap trains the seeds and learning rates of a
 row as one program, for small models. With --launcher=slurm (or local) each run is a
-job of submitit, logs in RUNS/submitit.
+job of submitit, logs in RUNS/submitit. The output of a run lies in its workdir, train.log.
 """
 
+import os
 import pathlib
 import shlex
+import signal
 import sys
 
 import submitit
 from absl import app, flags
 
 from configs import ablations
+from data_pipeline import progress
 from errors import UserError, exit_on_user_error, parse_flags
+from evaluation import jobs as jobs_lib
 from evaluation import search, sweeps
 
 _SCALE = flags.DEFINE_string("scale", "tiny", "Of the table: tiny, small or paper.")
@@ -39,8 +43,9 @@ _VMAP = flags.DEFINE_bool(
 )
 _LAUNCHER = flags.DEFINE_enum("launcher", "here", ["here", "local", "slurm"], "Where to run.")
 _SLURM = flags.DEFINE_multi_string(
-    "slurm", [], "KEY=VALUE for submitit, such as partition=gpu or time=60 (minutes)."
+    "slurm", [], "KEY=VALUE for submitit, such as partition=gpu or timeout_min=60."
 )
+_TIMEOUT = 7 * 24 * 60  # minutes of a submitted run; submitit's own is 2 to 5
 
 
 @exit_on_user_error
@@ -59,10 +64,12 @@ def main(argv):
             f"Give one table ({', '.join(ablations.names())}), or --config=FILE:ARG with --grid "
             "or --random."
         )
+    sweeps.check(jobs)
     if _DRY_RUN.value:
         for job in jobs:
             print(shlex.join(job.command))
         return
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends the run as well
     if _VMAP.value:
         if _LAUNCHER.value != "here":
             raise UserError("--vmap trains in this process: leave --launcher out.")
@@ -71,7 +78,8 @@ def main(argv):
         sweeps.run_all([job for job in jobs if job.name in needed], _report)
         sweeps.run_together(jobs, _report)
     if _LAUNCHER.value == "here":
-        failed = sweeps.run_all(jobs, _report)
+        with progress.shown() as show:
+            failed = sweeps.run_all(jobs, _counting(show, len(jobs)))
     else:
         failed = _submit(jobs, runs / "submitit")
     if failed:
@@ -82,43 +90,63 @@ def main(argv):
 def _search(more, runs):
     if bool(_GRID.value) == bool(_RANDOM.value) or bool(_RANDOM.value) != bool(_SAMPLE.value):
         raise UserError("Give --grid, or --random with --sample.")
-    if _SEEDS.value < 1:
-        raise UserError(f"--seeds={_SEEDS.value} must be at least 1.")
     points = (
         search.grid(_GRID.value)
         if _GRID.value
         else search.sample(_SAMPLE.value, _RANDOM.value, seed=0)
     )
-    points = [{**point, **more} for point in points]
-    return sweeps.from_points(_CONFIG.value, points, _SEEDS.value, runs)
+    return sweeps.from_points(_CONFIG.value, points, _SEEDS.value, runs, more)
 
 
 def _report(job, state):
-    log = job.workdir.with_name(job.name + ".log")
-    print(f"{state:12} {job.name}" + (f" (see {log})" if "failed" in state else ""), flush=True)
+    print(f"{state:12} {job.name}" + (f" (see {job.log})" if state == "failed" else ""), flush=True)
+
+
+def _counting(show, total):
+    """Returns a report that also shows how many jobs are done."""
+    done = []
+
+    def report(job, state):
+        _report(job, state)
+        if state != "started":
+            done.append(job)
+            show("runs", len(done), total)
+
+    return report
 
 
 def _submit(jobs, folder):
     """Submits each run with what follows it as one job, behind those that rows build on."""
+    os.environ.update(jobs_lib.environment())  # the workers import this checkout
     executor = submitit.AutoExecutor(folder=folder, cluster=_LAUNCHER.value)
-    if _SLURM.value:
-        options = search.parse_assignments("slurm", _SLURM.value)
-        executor.update_parameters(
-            **{k if k == "timeout_min" else f"slurm_{k}": v for k, v in options.items()}
-        )
-    chains: dict[str, list[sweeps.Job]] = {}
+    options = search.parse_assignments("slurm", _SLURM.value)
+    executor.update_parameters(
+        timeout_min=options.pop("timeout_min", _TIMEOUT),
+        **{f"slurm_{key}": value for key, value in options.items()},
+    )
+    chains: dict[str, list[jobs_lib.Job]] = {}
     for job in jobs:
         chains.setdefault(job.chain, []).append(job)
     first = {chain[0].needs for chain in chains.values()} & set(chains)
     failed = []
-    for names in (first, set(chains) - first):
-        names = [name for name in chains if name in names]
-        submitted = [executor.submit(sweeps.run_all, chains[name]) for name in names]
-        for name, job in zip(names, submitted, strict=True):
-            print(f"submitted    {name} as {job.job_id}", flush=True)
-        for name, job in zip(names, submitted, strict=True):
-            bad = job.result()
-            print(f"{'failed' if bad else 'finished':12} {name}", flush=True)
+    for wave in (first, set(chains) - first):
+        submitted = {}
+        for name, chain in chains.items():
+            if name not in wave:
+                continue
+            if chain[0].needs in failed:
+                failed += [job.name for job in chain]
+                print(f"{'not started':12} {name}", flush=True)
+                continue
+            submitted[name] = executor.submit(sweeps.run_all, chain)
+            print(f"{'submitted':12} {name} as {submitted[name].job_id}", flush=True)
+        for name, job in submitted.items():
+            try:
+                bad = job.result()
+            except submitit.core.utils.UncompletedJobError:  # killed, or out of time
+                bad = [name]
+            where = f" (see {chains[name][0].log} and {job.paths.stderr})" if bad else ""
+            print(f"{'failed' if bad else 'finished':12} {name}{where}", flush=True)
             failed += bad
     return failed
 
