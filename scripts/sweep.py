@@ -45,7 +45,7 @@ _LAUNCHER = flags.DEFINE_enum("launcher", "here", ["here", "local", "slurm"], "W
 _SLURM = flags.DEFINE_multi_string(
     "slurm", [], "KEY=VALUE for submitit, such as partition=gpu or timeout_min=60."
 )
-_TIMEOUT = 7 * 24 * 60  # minutes of a submitted run; submitit's own is 2 to 5
+_TIMEOUT = 24 * 60  # minutes of a submitted run; submitit has 2 or 5
 
 
 @exit_on_user_error

@@ -10,15 +10,21 @@ import runs
 
 from configs import ablations
 from errors import UserError
-from evaluation import reports, search, sweeps
+from evaluation import jobs as jobs_lib
+from evaluation import reports, search, sweeps, together
 
 
-def fake_run(workdir, total=20, value=2.0, **config):
+def fake_run(job, value=2.0, metrics=("loss",)):
     """What train.py leaves behind."""
-    (workdir / "checkpoints" / str(total)).mkdir(parents=True)
-    (workdir / "config.json").write_text(json.dumps({"total_steps": total, "seed": 0, **config}))
-    rows = [{"step": 10, "valid/loss": value + 1}, {"step": total, "valid/loss": value}]
-    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = job.config()
+    last = config.total_steps
+    (job.workdir / "checkpoints" / str(last)).mkdir(parents=True)
+    (job.workdir / "config.json").write_text(config.to_json_best_effort())
+    rows = [
+        {"step": step, **{f"valid/{name}": value + 1 - step // last for name in metrics}}
+        for step in (1, last)
+    ]
+    (job.workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_grid_is_all_combinations():
@@ -65,14 +71,66 @@ def test_wrong_tables_are_told(table, scale, seeds, message, tmp_path):
 def test_finished_is_what_reached_its_last_step(tmp_path):
     job = sweeps.train_job("run", tmp_path, "configs/bert.py:tiny", {"seed": 0})
     assert not job.is_finished()
-    fake_run(tmp_path / "run")
+    fake_run(job)
     assert job.is_finished()
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     (tmp_path / "run/metrics.jsonl").write_text(lines[0] + "\n" + lines[1][:9])  # killed
     assert not job.is_finished()
-    other = sweeps.train_job("run", tmp_path, "configs/bert.py:tiny", {"seed": 1})
-    with pytest.raises(UserError, match="config.seed=0, not 1"):
-        other.is_finished()
+
+
+@pytest.mark.parametrize(
+    ("before", "page", "wanted", "found"),
+    [
+        ({}, "configs/bert.py:tiny", {"seed": 1}, "config.seed=0, not 1"),
+        ({}, "configs/bert.py:tiny", {"optim.lr": 1.0}, "config.optim.lr=0.002, not 1.0"),
+        # What the overrides of now say nothing of.
+        ({"model.dropout": 0.5}, "configs/bert.py:tiny", {}, "config.model.dropout=0.5, not 0.0"),
+        ({}, "configs/bert.py:mini", {}, "holds a run with config"),
+    ],
+)
+def test_a_run_of_another_config_is_refused(before, page, wanted, found, tmp_path):
+    fake_run(sweeps.train_job("run", tmp_path, "configs/bert.py:tiny", before))
+    job = sweeps.train_job("run", tmp_path, page, wanted)
+    with pytest.raises(UserError, match=found):
+        job.is_finished()
+    with pytest.raises(UserError, match=found):  # and no page shows its number
+        sweeps.measure(job, "x", ablations.Column("valid/loss"))
+
+
+def test_what_other_runs_give_is_no_other_config(tmp_path):
+    """A student's config.json has its teacher's sizes and vocabulary; an old one lacks new keys."""
+    wanted = {"seed": 0, "part_from.teacher": "teacher"}
+    job = sweeps.train_job("run", tmp_path, "configs/distilbert.py:tiny", wanted)
+    fake_run(job)
+    path = job.workdir / "config.json"
+    config = json.loads(path.read_text())
+    config["objective"]["teacher"] = {"depth": 99}
+    config["data"]["tokenizer"]["path"] = "teacher/tokenizer"
+    del config["log"]
+    path.write_text(json.dumps(config))
+    assert job.is_finished()
+    del config["part_from"]["teacher"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="config.part_from.teacher=None"):
+        job.is_finished()
+
+
+def test_points_name_folders_and_seeds(tmp_path):
+    def points(config, axes, seeds=1, more=()):
+        return sweeps.from_points(config, search.grid(axes), seeds, tmp_path, dict(more))
+
+    tiny, base = (points(f"configs/bert.py:{x}", ["optim.lr=1e-3"])[0] for x in ("tiny", "base"))
+    assert tiny.name == base.name and tiny.workdir != base.workdir
+    jobs = points("configs/bert.py:tiny", ["optim.lr=1e-3,2e-3,1e-3", "seed=3,4"])
+    assert [(job.wanted["optim.lr"], job.wanted["seed"]) for job in jobs] == [
+        (1e-3, 3), (1e-3, 4), (2e-3, 3), (2e-3, 4)
+    ]  # fmt: skip
+    assert len({job.workdir for job in jobs}) == 4
+    assert len(points("configs/bert.py:tiny", ["optim.lr=1e-3"], seeds=3)) == 3
+    with pytest.raises(UserError, match="given twice"):
+        points("configs/bert.py:tiny", ["seed=3,4"], seeds=2)
+    with pytest.raises(UserError, match="how many with --seeds"):
+        points("configs/bert.py:tiny", ["optim.lr=1e-3"], more={"seed": 1})
 
 
 def test_prerequisites_come_first_and_are_named(tmp_path):
@@ -97,10 +155,10 @@ def test_a_failure_does_not_stop_the_rest(tmp_path, monkeypatch):
         started.append(job.name)
         if job.name == "a":
             return 1
-        fake_run(job.workdir)
+        fake_run(job)
         return 0
 
-    monkeypatch.setattr(sweeps.Job, "run", run)
+    monkeypatch.setattr(jobs_lib.Job, "run", run)
     states = []
     failed = sweeps.run_all([a, b, c], lambda job, state: states.append((job.name, state)))
     assert failed == ["a", "b"] and started == ["a", "c"]
@@ -110,12 +168,31 @@ def test_a_failure_does_not_stop_the_rest(tmp_path, monkeypatch):
     assert states == ["skipped"]
 
 
+def test_what_fails_together_is_left_to_run_alone(tmp_path, monkeypatch):
+    jobs = [
+        sweeps.train_job(f"run{i}", tmp_path, "configs/bert.py:tiny", {"seed": i, "model.depth": n})
+        for i, n in enumerate((1, 1, 2, 2))
+    ]
+
+    def train(configs, workdirs):
+        if configs[0].model.depth == 1:
+            raise UserError("The loss is NaN.")
+        for job in jobs[2:]:
+            fake_run(job)
+
+    monkeypatch.setattr(together, "train", train)
+    states = []
+    sweeps.run_together(jobs, lambda job, state: states.append((job.name, state)))
+    assert ("run0", "left alone: The loss is NaN.") in states and ("run3", "finished") in states
+    assert [job.is_finished() for job in jobs] == [False, False, True, True]
+
+
 def test_a_real_run_and_its_evaluation(tmp_path):
     """The commands are real: one run of a quick model, one evaluation on other rows."""
     wanted = {**runs.SMALL, "data.cache_dir": str(tmp_path / "cache"), "seed": 0}
     wanted |= {"total_steps": 6, "evals.every": 0, "evals.batches": 1, "optim.warmup_steps": 2}
     job = sweeps.train_job("run", tmp_path, "configs/bert.py:tiny,quick=1", wanted)
-    follow = sweeps.Job(
+    follow = jobs_lib.Job(
         name="run.sop",
         workdir=job.workdir,
         script="scripts/evaluate.py",
@@ -130,7 +207,8 @@ def test_a_real_run_and_its_evaluation(tmp_path):
         needs="run",
         chain="run",
     )
-    assert sweeps.run_all([job, follow]) == [], (tmp_path / "run.log").read_text()[-2000:]
+    assert sweeps.run_all([job, follow]) == [], job.log.read_text()[-2000:]
+    assert "sentence_pair" in follow.log.read_text()
     column = ablations.Column("sentence_pair_accuracy", data={"data.format.negatives": "swapped"})
     assert 0 <= sweeps.measure(job, "sop", column) <= 1
     assert sweeps.measure(job, "x", ablations.Column("valid/loss")) > 1
@@ -155,14 +233,20 @@ def test_a_real_run_and_its_evaluation(tmp_path):
         (["albert_sharin"], 2, "Did you mean 'albert_sharing'"),
         (["--config=configs/bert.py:tiny"], 2, "Give --grid, or --random with --sample"),
         ([], 2, "Give one table"),
+        (["albert_sharing", "--set=data.sorce=x"], 2, "data.sorce"),
+        (["albert_sharing", "--set=total_steps"], 2, "must read KEY=VALUE"),
+        (["--config=configs/bert.py:tinny", "--grid=seed=0"], 2, "Unknown size 'tinny'"),
+        (["--config=configs/bret.py", "--grid=seed=0"], 2, "No module named 'configs.bret'"),
     ],
     ids=str,
 )
 def test_commands_of_a_sweep(arguments, status, found, tmp_path):
     command = [sys.executable, str(runs.ROOT / "scripts/sweep.py"), "--dry_run", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    environment = jobs_lib.environment()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == status, done.stderr
     assert found in (done.stderr if status else done.stdout)
+    assert not status or done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -187,22 +271,21 @@ def test_verdicts():
     assert verdict({"base": base}, paper) == "not run"
     assert verdict(both, paper, row="base") == ""
     assert verdict({"base": base, "a": best}, paper, ours_higher=True) == "disagrees"
+    same = {"base": 80.0, "a": 80.0}
+    assert verdict({"base": base, "a": best}, same) == "disagrees"  # the paper sees no difference
+    equal = {"base": (3.0, 3.0), "a": (3.0, 3.0)}
+    assert verdict(equal, paper) == "budget too small"
+    shared = {"base": 80.0, "a": 82.0, "b": 82.0}  # in the paper a and b share two places
+    assert {verdict(both, shared, row=row) for row in "ab"} == {"agrees in sign and order"}
     perplexity = {"base": 5.0, "a": 4.0}
     assert verdict({"base": base, "a": best}, perplexity, paper_higher=False).startswith("agrees")
 
 
 def test_a_page_has_both_tables_and_the_commands(tmp_path, monkeypatch):
-    for seed in range(2):
-        for i, row in enumerate(("all", "attention")):
-            workdir = tmp_path / "runs/albert_sharing/tiny" / f"{row}-seed{seed}"
-            sharing = row
-            model = {"sharing": sharing, "depth": 4}
-            fake_run(workdir, 1000, 3.0 - i + seed / 100, model=model)
-            config = json.loads((workdir / "config.json").read_text()) | {"seed": seed}
-            (workdir / "config.json").write_text(json.dumps(config))
-            text = (workdir / "metrics.jsonl").read_text().replace("valid/loss", "valid/masked_lm")
-            text = text.replace("}", ', "valid/loss": 1.0}')
-            (workdir / "metrics.jsonl").write_text(text)
+    for job in sweeps.from_table("albert_sharing", "tiny", 2, tmp_path / "runs", {}):
+        row, _, seed = job.name.rpartition("-seed")
+        if row in ("all", "attention"):
+            fake_run(job, 3.0 - (row == "attention") + int(seed) / 100, ("loss", "masked_lm"))
     monkeypatch.setattr(sweeps, "count_parameters", lambda workdir: 1000 + len(workdir.name))
     page = reports.collect("albert_sharing", "tiny", 2, tmp_path / "runs", {})
     files = reports.write(page, tmp_path / "pages")
@@ -215,3 +298,24 @@ def test_a_page_has_both_tables_and_the_commands(tmp_path, monkeypatch):
     assert html.count("data:image/png;base64,") == 2 and "3.0050" in html
     again = reports.write(page, tmp_path / "again")
     assert [f.read_bytes() for f in files] == [f.read_bytes() for f in again]
+
+
+@pytest.mark.parametrize("name", ablations.names())
+def test_every_table_has_a_page(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "count_parameters", lambda workdir: len(workdir.name))
+    page = reports.collect(name, "tiny", 2, tmp_path, {})
+    text = reports.write(page, tmp_path / "pages")[0].read_text()
+    assert "n=2" not in text.split("## Commands")[0].replace(reports.RULE, "")
+    assert "![" not in text  # nothing was run
+    columns = page.table.columns.values()
+    metrics = {"loss", *(column.metric.removeprefix("valid/") for column in columns)}
+    for job in page.jobs:
+        if job.result is None:
+            fake_run(job, 2.0, metrics)
+        else:
+            job.result.write_text(json.dumps(dict.fromkeys(metrics, 0.5)))
+    page = reports.collect(name, "tiny", 2, tmp_path, {})
+    assert all(set(values) == set(page.table.columns) for values in page.ours.values())
+    text = reports.write(page, tmp_path / "pages")[0].read_text()
+    assert f"![{name}_curves]" in text and "(n=2)" in text and "not run" not in text
+    assert f"`python scripts/sweep.py {name} --scale=tiny --seeds=2 --runs={tmp_path}`" in text
