@@ -98,12 +98,16 @@ class Job:
         """
         flag = self.flags[0].removeprefix("--config=")
         path, _, arg = flag.partition(":")
+        at = f"--config={flag}"
         try:
             config = _page(path).get_config(*[arg] if arg else []).lock()
-            config.update_from_flattened_dict(self.wanted)
+            for key, value in self.wanted.items():
+                at = f"config.{key}={value}"
+                config.update_from_flattened_dict({key: value})
         except (AttributeError, KeyError, TypeError, ValueError, ImportError, OSError) as error:
-            text = " ".join(str(error.args[0] if error.args else error).split())
-            raise UserError(f"{self.name} has no config, --config={flag}: {text}") from error
+            text = str(error.args[0] if error.args else error)
+            text = text[max(text.find("Did you mean"), 0) :]  # before it lies a dump of the section
+            raise UserError(f"{self.name} cannot have {at}: {' '.join(text.split())}") from error
         return config
 
 

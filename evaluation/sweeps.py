@@ -156,7 +156,7 @@ def slug(label: str) -> str:
 
 def run_name(row: str, seed: int) -> str:
     """Returns the name of the run of a row."""
-    return f"{slug(row)}-seed{seed}"
+    return f"{slug(row)}-seed{seed}".lstrip("-")
 
 
 def _training_job(name, folder, table, scale, row, more, before):

@@ -39,7 +39,7 @@ def finish(process, status=0):
 
 
 def test_a_sweep_that_is_told_to_stop_goes_on(tmp_path):
-    last = 1000
+    last = 200
     arguments = (
         *(QUICK, "--grid=optim.lr=1e-3,2e-3", f"--set=total_steps={last}"),
         *("--set=log.every=1", "--set=evals.every=0"),
@@ -57,8 +57,8 @@ def test_a_sweep_that_is_told_to_stop_goes_on(tmp_path):
     assert not (workdir.parent / "optim.lr=0.002-seed0").exists()
 
     assert finish(sweep(tmp_path, *arguments)).count("finished ") == 2
-    assert f"step {saved} of {last:,}".replace(",", "") in (workdir / "train.log").read_text()
-    steps = [row["step"] for row in runs.rows(workdir) if "lr" in row]
+    assert f"step {saved} of {last}" in (workdir / "train.log").read_text()
+    steps = [row["step"] for row in runs.rows(workdir) if "train/loss" in row]
     assert steps == list(range(1, last + 1))
     assert finish(sweep(tmp_path, *arguments)).count("skipped ") == 2
 
