@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from configs import ablations
-from evaluation import search, sweeps
+from evaluation import scoring, search, sweeps
 
 TABLES = ablations.names()
 
@@ -51,6 +51,9 @@ def test_numbers_of_the_paper_belong_to_rows(name):
     for column in table.columns.values():
         assert not (column.data and column.tune)
         assert not column.like or not table.paper or column.like in printed
+        if column.tune:  # by what the leaderboard shows, as the papers do
+            task = column.tune.removeprefix("task=").partition(",")[0]
+            assert column.metric.removeprefix("valid/") in scoring.TASK_METRICS[task]
 
 
 def test_the_tables_that_were_promised():
