@@ -75,20 +75,17 @@ class Job:
         saved = (self.workdir / "checkpoints" / str(last)).is_dir()
         return saved and "valid/loss" in last_validation(self.workdir, last)
 
-    def run(self) -> int:
-        """Runs the command and returns its exit status; it is told to stop where this is."""
+    def start(self, cores: set[int]) -> subprocess.Popen:
+        """Starts the command on these CPU cores (where the system can say so); {}: on all."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         pages = f"--config={ROOT}/configs/"  # from whatever folder
         rest = [flag.replace("--config=configs/", pages, 1) for flag in self.flags]
         command = [sys.executable, str(ROOT / self.script), *rest]
         with self.log.open("a") as file:
             process = subprocess.Popen(command, stdout=file, stderr=file, env=environment())
-            try:
-                return process.wait()
-            finally:
-                if process.poll() is None:
-                    process.terminate()  # train.py saves its step
-                    process.wait()
+        if cores:
+            os.sched_setaffinity(process.pid, cores)  # long before XLA counts them
+        return process
 
     def config(self) -> ml_collections.ConfigDict:
         """Returns the whole config of a training run.
@@ -109,6 +106,20 @@ class Job:
             text = text[max(text.find("Did you mean"), 0) :]  # before it lies a dump of the section
             raise UserError(f"{self.name} cannot have {at}: {' '.join(text.split())}") from error
         return config
+
+
+def share_cores(parallel: int) -> list[set[int]]:
+    """Returns for each of so many jobs the CPU cores that it may use; empty sets mean all.
+
+    Raises:
+      UserError: for no job at a time, or more of them than cores.
+    """
+    if not hasattr(os, "sched_setaffinity"):  # not on macOS
+        return [set() for _ in range(parallel)]
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= parallel <= len(cores):
+        raise UserError(f"--parallel={parallel} must be from 1 to the {len(cores)} CPU cores.")
+    return [set(cores[i::parallel]) for i in range(parallel)] if parallel > 1 else [set()]
 
 
 def environment() -> dict[str, str]:

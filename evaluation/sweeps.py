@@ -10,6 +10,7 @@ import json
 import math
 import pathlib
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -76,34 +77,64 @@ def run_together(jobs: Sequence[Job], report=lambda job, state: None) -> None:
             report(job, "finished")
 
 
-def run_all(jobs: Sequence[Job], report=lambda job, state: None) -> list[str]:
+def run_all(jobs: Sequence[Job], report=lambda job, state: None, parallel: int = 1) -> list[str]:
     """Runs what is not finished, in order; a failure does not stop the rest.
 
     Args:
       jobs: each behind the one that it needs.
       report: called with each job and "skipped", "started", "finished", "failed" or "not started".
+      parallel: jobs at a time, each with its share of the CPU cores.
 
     Returns:
       The names of the jobs that failed, or were not started because of another one.
     """
-    failed: list[str] = []
-    for job in jobs:
-        if job.needs in failed:
-            failed.append(job.name)
-            report(job, "not started")
-            continue
-        try:
-            if job.is_finished():
-                report(job, "skipped")
-                continue
-            report(job, "started")
-            bad = job.run() != 0 or not job.is_finished()
-        except UserError as error:
-            bad = str(error)
-        if bad:
-            failed.append(job.name)
-        report(job, f"failed: {bad}" if isinstance(bad, str) else "failed" if bad else "finished")
+    waiting, running, failed = list(jobs), [], []
+    free = jobs_lib.share_cores(parallel)
+
+    def fail(job, state):
+        failed.append(job.name)
+        report(job, state)
+
+    try:
+        while waiting or running:
+            open_ = {job.name for job in waiting} | {job.name for job, *_ in running}
+            job = next((job for job in waiting if free and job.needs not in open_), None)
+            try:
+                if job is None:
+                    job, process, cores = ended = _next_ended(running)
+                    running.remove(ended)
+                    free.append(cores)
+                    if process.returncode == 0 and job.is_finished():
+                        report(job, "finished")
+                    else:
+                        fail(job, "failed")
+                    continue
+                waiting.remove(job)
+                if job.needs in failed:
+                    fail(job, "not started")
+                elif job.is_finished():
+                    report(job, "skipped")
+                else:
+                    report(job, "started")
+                    cores = free.pop(0)
+                    running.append((job, job.start(cores), cores))
+            except UserError as error:
+                fail(job, f"failed: {error}")
+    finally:  # told to stop: train.py saves its step
+        for _, process, _ in running:
+            process.terminate()
+        for _, process, _ in running:
+            process.wait()
     return failed
+
+
+def _next_ended(running):
+    """Waits until one of the running jobs has ended, and returns its entry."""
+    while True:
+        for entry in running:
+            if entry[1].poll() is not None:
+                return entry
+        time.sleep(0.1)
 
 
 def from_table(

@@ -8,8 +8,9 @@ r"""Runs the rows of a paper's table, a grid or a random search, and skips what 
 
 The same command again resumes broken runs; --dry_run prints the commands of all. One failed run
 does not stop the rest: the exit status is 1 then. --vmap trains the seeds and learning rates of a
-row as one program, for small models. With --launcher=slurm (or local) each run is a
-job of submitit, logs in RUNS/submitit. The output of a run lies in its workdir, train.log.
+row as one program, for small models; --parallel=2 trains two runs at a time, each on half of the
+CPU cores, which small models use better so. With --launcher=slurm (or local) each run is a job of
+submitit, logs in RUNS/submitit. The output of a run lies in its workdir, train.log.
 """
 
 import os
@@ -42,6 +43,9 @@ _VMAP = flags.DEFINE_bool(
     "vmap", False, "Train runs that differ in seed and learning rate only as one program."
 )
 _LAUNCHER = flags.DEFINE_enum("launcher", "here", ["here", "local", "slurm"], "Where to run.")
+_PARALLEL = flags.DEFINE_integer(
+    "parallel", 1, "Runs at a time here, each with its share of the CPU cores."
+)
 _SLURM = flags.DEFINE_multi_string(
     "slurm", [], "KEY=VALUE for submitit, such as partition=gpu or timeout_min=60."
 )
@@ -79,7 +83,9 @@ def main(argv):
         sweeps.run_together(jobs, _report)
     if _LAUNCHER.value == "here":
         with progress.shown() as show:
-            failed = sweeps.run_all(jobs, _counting(show, len(jobs)))
+            failed = sweeps.run_all(jobs, _counting(show, len(jobs)), _PARALLEL.value)
+    elif _PARALLEL.value != 1:
+        raise UserError("--parallel divides the cores of this machine: leave --launcher out.")
     else:
         failed = _submit(jobs, runs / "submitit")
     if failed:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -151,14 +152,14 @@ def test_a_failure_does_not_stop_the_rest(tmp_path, monkeypatch):
     )
     started = []
 
-    def run(job):
+    def start(job, cores):
+        assert not cores  # all
         started.append(job.name)
-        if job.name == "a":
-            return 1
-        fake_run(job)
-        return 0
+        if job.name != "a":
+            fake_run(job)
+        return subprocess.Popen(["false" if job.name == "a" else "true"])
 
-    monkeypatch.setattr(jobs_lib.Job, "run", run)
+    monkeypatch.setattr(jobs_lib.Job, "start", start)
     states = []
     failed = sweeps.run_all([a, b, c], lambda job, state: states.append((job.name, state)))
     assert failed == ["a", "b"] and started == ["a", "c"]
@@ -166,6 +167,36 @@ def test_a_failure_does_not_stop_the_rest(tmp_path, monkeypatch):
     states.clear()
     sweeps.run_all([c], lambda job, state: states.append(state))
     assert states == ["skipped"]
+
+
+def test_two_at_a_time_have_half_the_cores_each(tmp_path, monkeypatch):
+    """b needs a, so that c runs beside a; none is started while two run."""
+    jobs = [
+        sweeps.train_job(name, tmp_path, "configs/bert.py:tiny", {"seed": 0}, needs=needs)
+        for name, needs in (("a", ""), ("b", "a"), ("c", ""), ("d", ""))
+    ]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)
+    running, states = {}, []
+
+    def start(job, cores):
+        assert len(running) < 2 and not any(cores & other for other in running.values())
+        running[job.name] = cores
+        fake_run(job)
+        return subprocess.Popen(["sleep", "0.5" if job.name == "a" else "0.1"])
+
+    def report(job, state):
+        states.append((job.name, state))
+        if state == "finished":
+            del running[job.name]
+
+    monkeypatch.setattr(jobs_lib.Job, "start", start)
+    assert sweeps.run_all(jobs, report, parallel=2) == []
+    assert states[:2] == [("a", "started"), ("c", "started")]
+    assert states.index(("b", "started")) > states.index(("a", "finished"))
+    assert sum(state == "finished" for _, state in states) == 4
+    with pytest.raises(UserError, match="from 1 to the 3"):
+        sweeps.run_all(jobs, parallel=4)
 
 
 def test_what_fails_together_is_left_to_run_alone(tmp_path, monkeypatch):
