@@ -1,6 +1,6 @@
 """The sentence task (ALBERT, table 5)."""
 
-from configs.ablations import Column, Row, Scale, Table
+from configs.ablations import TINY, Column, Row, Scale, Table
 
 _NONE = {"data.format.negatives": "none", "objective.sentence_pair": False}
 
@@ -20,7 +20,7 @@ TABLE = Table(
     title="ALBERT: no sentence task, next sentence, sentence order",
     source="Lan et al., 2020, table 5: accuracy on each task (intrinsic), average of five tasks",
     scales={
-        "tiny": Scale("configs/albert.py:tiny", {"total_steps": 1000}),
+        "tiny": Scale("configs/albert.py:tiny", TINY | {"model.embed_width": 32}),
         "small": Scale("configs/albert.py:base", {"data.length": 128, "batch_size": 256}),
         "paper": Scale("configs/albert.py:base"),
     },

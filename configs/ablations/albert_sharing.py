@@ -1,13 +1,13 @@
 """What the layers share (ALBERT, table 4)."""
 
-from configs.ablations import Column, Row, Scale, Table
+from configs.ablations import TINY, Column, Row, Scale, Table
 
 TABLE = Table(
     title="ALBERT: sharing parameters between layers",
     source="Lan et al., 2020, table 4, base size with E = 128; its averages are of five tasks",
     scales={
         # Four layers, for there must be something to share.
-        "tiny": Scale("configs/albert.py:tiny", {"model.depth": 4, "total_steps": 1000}),
+        "tiny": Scale("configs/albert.py:tiny", TINY | {"model.depth": 4, "model.embed_width": 32}),
         "small": Scale("configs/albert.py:base", {"data.length": 128, "batch_size": 256}),
         "paper": Scale("configs/albert.py:base"),
     },

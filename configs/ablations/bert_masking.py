@@ -1,6 +1,6 @@
 """What chosen tokens are replaced by, and how many are chosen (BERT, table 8)."""
 
-from configs.ablations import Column, Row, Scale, Table
+from configs.ablations import TINY, Column, Row, Scale, Table
 
 _PAPER = {
     (80, 10, 10): (84.2, 95.4, 94.9),
@@ -30,7 +30,7 @@ TABLE = Table(
     title="BERT: masking procedure and rate",
     source="Devlin et al., 2019, table 8 (shares of [MASK] / same / random in percent)",
     scales={
-        "tiny": Scale("configs/bert.py:tiny", {"total_steps": 1000}),
+        "tiny": Scale("configs/bert.py:tiny", TINY),
         "small": Scale("configs/bert.py:medium"),
         "paper": Scale("configs/bert.py:base"),
     },

@@ -1,6 +1,6 @@
 """Losses and initial weights (DistilBERT, table 4)."""
 
-from configs.ablations import Column, Row, Scale, Table
+from configs.ablations import TINY, Column, Row, Scale, Table
 
 _SMALL = {"data.length": 128, "batch_size": 256, "total_steps": 100_000}
 
@@ -13,7 +13,7 @@ TABLE = Table(
     title="DistilBERT: losses and initial weights",
     source="Sanh et al., 2019, table 4: change of the GLUE score without a part",
     scales={
-        "tiny": Scale("configs/distilbert.py:tiny", {"total_steps": 1000}),
+        "tiny": Scale("configs/distilbert.py:tiny", TINY),
         "small": Scale("configs/distilbert.py:base", _SMALL),
         "paper": Scale("configs/distilbert.py:base"),
     },
@@ -25,7 +25,7 @@ TABLE = Table(
                 "paper": "configs/bert.py:base",
             },
             overrides={"objective.sentence_pair": False, "data.format.negatives": "none"},
-            at={"tiny": {"total_steps": 3000}},
+            at={"tiny": TINY | {"total_steps": 3000}},
         )
     },
     rows={
