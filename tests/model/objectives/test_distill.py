@@ -80,6 +80,20 @@ def test_the_teacher_costs_no_optimizer_state_and_does_not_move():
     assert not any(jax.tree.leaves(moved))
 
 
+def test_the_teachers_zero_gradients_cost_no_memory():
+    """They are in the tree of gradients, summed over microbatches; XLA makes none of them."""
+    c = distill_config(soft=1.0)
+    c.objective.teacher.update(width=512, mlp_width=2048)
+    objective, optim = tiny.objective(c), optimizer.build(c.optim, c.total_steps)
+    train_step = step.make_train_step(objective, optim, lambda step: step, microbatches=2)
+    whole = jax.eval_shape(
+        lambda key: state.unbox(state.Init(objective, optim)(key)), jax.random.key(0)
+    )
+    compiled = jax.jit(train_step, donate_argnums=0).lower(whole, BATCH, jax.random.key(0))
+    teacher = sum(4 * x.size for x in jax.tree.leaves(whole.params["teacher"]))
+    assert compiled.compile().memory_analysis().temp_size_in_bytes < 0.7 * teacher
+
+
 def test_a_copy_of_the_teacher_has_nothing_to_learn():
     c = distill_config(depth=2, **ALL)
     c.model.token_types = 2
