@@ -125,7 +125,10 @@ def published_config(
     """
     config = importlib.import_module(f"configs.{published.family}").get_config()
     config.model.update(published.model, dtype="float32")
-    config.objective.update(published.objective)
+    if config.objective.name == published.objective["name"]:
+        config.objective.update(published.objective)
+    else:  # a student or a generator alone is a masked LM
+        config.objective = published.objective
     config.data.length = min(config.data.length, config.model.max_positions)
     config.data.tokenizer.update(
         path=str(vocabulary),

@@ -1,12 +1,16 @@
+import heapq
+import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import tiny
 
+from data_pipeline import tokenizer_training
 from errors import UserError
-from evaluation import load
+from evaluation import fill_mask, load
 from training import huggingface, sharding
 
 
@@ -61,6 +65,36 @@ def test_a_hugging_face_folder(published, bert, bert_config, wordpiece):
     assert model.config.data.tokenizer.path == str(published)
     with pytest.raises(UserError, match="has no steps to choose from"):
         load.load(published, step="best")
+
+
+@pytest.mark.parametrize(
+    ("page", "kind", "specials"),
+    [
+        ("roberta", "byte_bpe", "roberta"),
+        ("albert", "sentencepiece", ""),
+        ("electra", "wordpiece", ""),  # the generator
+        ("distilbert", "wordpiece", ""),
+    ],
+)
+def test_each_masked_lm_fills_masks(page, kind, specials, wordpiece, tmp_path):
+    tokenizer = wordpiece
+    if kind != "wordpiece":
+        texts = [x for x in re.__doc__.splitlines() + heapq.__doc__.splitlines() if x]
+        lowercase = kind == "sentencepiece"
+        tokenizer = tokenizer_training.train(kind, texts, 300, lowercase, specials)
+    config = tiny.config(page, **{"model.width": 16, "model.heads": 2, "model.vocab_size": 300})
+    if page in ("electra", "distilbert"):
+        config.objective = {"name": "masked_lm", "sentence_pair": False}
+    objective, params = tiny.objective(config), tiny.params(config)
+    folder = tmp_path / "published"
+    huggingface.save(folder, config.model, config.objective, params, tokenizer, page)
+    model = load.load(folder)
+    assert_equal(model.params, params)
+    assert model.config.objective.to_dict() == config.objective.to_dict()
+    mask = tokenizer.id_to_token(tokenizer.mask_id)
+    sentences = [f"the quick {mask} fox", f"{mask} cat"]
+    args = (model.params, tokenizer, sentences)
+    assert fill_mask.fill_masks(model.objective, *args) == fill_mask.fill_masks(objective, *args)
 
 
 def test_a_published_checkpoint_lacks_something(published):
