@@ -102,4 +102,9 @@ def get_config(arg="base"):
     )
     if args.size == "tiny":
         bert.tiny(config)
-    return common.quick(config) if args.quick else config
+    if args.quick:
+        common.quick(config)
+        config.model.depth = 1  # of the two that any quick teacher has
+        if args.start == "teacher":
+            config.init_layers = (0,)
+    return config

@@ -42,10 +42,10 @@ class Job:
     needs: str = ""
     chain: str = ""
 
-    @property
-    def command(self) -> list[str]:
-        """The command as one would type it in the repository."""
-        return ["python", self.script, *self.flags]
+    def command(self, cores: set[int]) -> list[str]:
+        """Returns the command as one would type it in the repository, for a share of the cores."""
+        pinned = ["taskset", "--cpu-list", ",".join(map(str, sorted(cores)))] if cores else []
+        return [*pinned, "python", self.script, *self.flags]
 
     @property
     def log(self) -> pathlib.Path:

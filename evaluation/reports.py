@@ -29,6 +29,10 @@ RULE = (
     "seed, the **budget is too small** to tell. ± is the standard deviation over the seeds, n "
     "their number."
 )
+CORES = (
+    "XLA cuts sums by the number of CPU cores: with more or fewer of them than the runs had, the "
+    "numbers are others, as with another seed."
+)
 
 
 class Sample(NamedTuple):
@@ -54,15 +58,26 @@ class Page(NamedTuple):
     scale: str
     table: ablations.Table
     command: str  # of the sweep
+    cores: set[int]  # of a run, where several ran at a time
     jobs: Sequence[jobs_lib.Job]
     ours: Mapping[str, Mapping[str, Sample]]
 
 
-def collect(name: str, scale: str, seeds: int, runs: pathlib.Path, more: Mapping) -> Page:
+def collect(
+    name: str, scale: str, seeds: int, runs: pathlib.Path, more: Mapping, parallel: int = 1
+) -> Page:
     """Reads what the runs of a table have left.
 
+    Args:
+      name: of the table.
+      scale: a key of its scales.
+      seeds: as given to the sweep, like what follows.
+      runs: folder of all sweeps.
+      more: overrides for every run.
+      parallel: runs at a time.
+
     Raises:
-      UserError: as `sweeps.from_table`.
+      UserError: as `sweeps.from_table` and `jobs.share_cores`.
     """
     jobs = sweeps.from_table(name, scale, seeds, runs, more)
     table = ablations.load(name)
@@ -79,8 +94,10 @@ def collect(name: str, scale: str, seeds: int, runs: pathlib.Path, more: Mapping
                 ours[row][label] = Sample(found)
     sets = [f"--set={key}={value}" for key, value in more.items()]
     command = ["python", "scripts/sweep.py", name, f"--scale={scale}", f"--seeds={seeds}"]
+    if parallel > 1:
+        command.append(f"--parallel={parallel}")
     command = shlex.join([*command, f"--runs={runs}", *sets])
-    return Page(name, scale, table, command, jobs, ours)
+    return Page(name, scale, table, command, jobs_lib.share_cores(parallel)[0], jobs, ours)
 
 
 def verdict(
@@ -143,13 +160,18 @@ def write(page: Page, output: pathlib.Path) -> list[pathlib.Path]:
         *(f"![{path.stem}]({path.name})" for path in files),
         "## Commands",
         f"Every run, in the order of the sweep; `{page.command}` makes them all.",
-        "```\n" + "\n".join(shlex.join(job.command) for job in page.jobs) + "\n```",
+        CORES if page.cores else "",
+        "```\n" + _commands(page) + "\n```",
     ]
     markdown = output / f"{page.name}.md"
     markdown.write_text("\n\n".join(filter(None, text)) + "\n")
     web = output / f"{page.name}.html"
     web.write_text(_html(page, headings, rows, pictures))
     return [markdown, web, *files]
+
+
+def _commands(page: Page) -> str:
+    return "\n".join(shlex.join(job.command(page.cores)) for job in page.jobs)
 
 
 def _cells(page: Page) -> tuple[list[str], list[list[str]]]:
@@ -206,8 +228,7 @@ def _html(page, headings, rows, pictures) -> str:
     for picture in filter(None, pictures.values()):
         data = base64.b64encode(picture).decode()
         body.append(f'<img src="data:image/png;base64,{data}">')
-    commands = "\n".join(shlex.join(job.command) for job in page.jobs)
-    body.append(f"<h2>Commands</h2><pre>{html.escape(commands)}</pre>")
+    body.append(f"<h2>Commands</h2><pre>{html.escape(_commands(page))}</pre>")
     style = (
         "body{font-family:sans-serif;max-width:70em;margin:auto}table{border-collapse:collapse}"
         "td,th{border:1px solid #ccc;padding:.3em .6em;text-align:left}pre{overflow:auto}"

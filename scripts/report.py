@@ -4,7 +4,7 @@ python scripts/report.py --workdir=runs/a --workdir=runs/b --metric=valid/loss -
 python scripts/report.py albert_sharing --scale=tiny --seeds=3 --output=docs/ablations
 
 The page, NAME.md and NAME.html, has the paper's numbers beside ours, a verdict for each row, curves
-and the commands to rerun any row. Give the --set of the sweep, so that the commands are the same.
+and the commands to rerun any row. Give it the flags of the sweep: the commands are the same then.
 """
 
 import json
@@ -26,8 +26,9 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "The picture (loss.png; .png, .svg or .pdf), or the folder (docs/ablations)."
 )
 _SCALE = flags.DEFINE_string("scale", "tiny", "Of the table: tiny, small or paper.")
-_SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds the sweep had.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each row, as given to the sweep.")
 _RUNS = flags.DEFINE_string("runs", "runs/sweeps", "Folder of all sweeps.")
+_PARALLEL = flags.DEFINE_integer("parallel", 1, "Runs at a time, as given to the sweep.")
 _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE, as given to the sweep; repeatable.")
 
 
@@ -44,6 +45,7 @@ def main(argv):
         _SEEDS.value,
         pathlib.Path(_RUNS.value).expanduser(),
         search.parse_assignments("set", _SET.value),
+        _PARALLEL.value,
     )
     try:
         for path in reports.write(page, pathlib.Path(_OUTPUT.value or "docs/ablations")):

@@ -70,8 +70,9 @@ def main(argv):
         )
     sweeps.check(jobs)
     if _DRY_RUN.value:
+        cores = jobs_lib.share_cores(_PARALLEL.value)[0]
         for job in jobs:
-            print(shlex.join(job.command))
+            print(shlex.join(job.command(cores)))
         return
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends the run as well
     if _VMAP.value:
