@@ -11,6 +11,7 @@ class Encoder(nn.Module):
 
     config: transformer.TransformerConfig
     types: layers.Numerics
+    Config = transformer.TransformerConfig
 
     def setup(self):
         """Declares the embedder, the projection of narrow embeddings, and the stack."""

@@ -23,12 +23,12 @@ def build(config: Mapping, platform: str) -> nn.Module:
     """
     knobs = dict(config)
     network = NETWORKS[errors.one_of("config.model.name", knobs.pop("name", ""), NETWORKS)]
-    fields = {field.name for field in dataclasses.fields(transformer.TransformerConfig)}
+    fields = {field.name for field in dataclasses.fields(network.Config)}
     for name in knobs:
         errors.one_of("key in config.model:", name, fields)
     if missing := {"vocab_size", "width", "depth", "heads", "mlp_width"} - set(knobs):
         raise errors.UserError(f"config.model lacks {', '.join(sorted(missing))}.")
-    knobs = transformer.TransformerConfig(**knobs)
+    knobs = network.Config(**knobs)
     errors.one_of("config.model.activation", knobs.activation, layers.ACTIVATIONS)
     errors.one_of("config.model.init", knobs.init, layers.INITIALIZERS)
     errors.one_of("config.model.remat", knobs.remat, transformer.REMAT)
@@ -37,10 +37,10 @@ def build(config: Mapping, platform: str) -> nn.Module:
     for name in ("vocab_size", "width", "depth", "heads", "mlp_width", "max_positions"):
         if getattr(knobs, name) < 1:
             raise errors.UserError(f"config.model.{name} must be at least 1.")
-    if knobs.width % knobs.heads:
+    if not knobs.head_size and knobs.width % knobs.heads:
         raise errors.UserError(
             f"config.model.width={knobs.width} must be a multiple of config.model.heads="
-            f"{knobs.heads}."
+            f"{knobs.heads}, or config.model.head_size be set."
         )
     if knobs.groups < 1 or knobs.depth % knobs.groups:
         raise errors.UserError(
@@ -58,6 +58,8 @@ def build(config: Mapping, platform: str) -> nn.Module:
         )
     if knobs.embed_width < 0:
         raise errors.UserError("config.model.embed_width must be at least 1, or 0: the width.")
+    if knobs.head_size < 0:
+        raise errors.UserError("config.model.head_size must be at least 1, or 0: width / heads.")
     for name in ("dropout", "attention_dropout"):
         if not 0 <= getattr(knobs, name) < 1:
             raise errors.UserError(f"config.model.{name} must be in [0, 1).")

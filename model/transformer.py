@@ -27,6 +27,7 @@ class TransformerConfig:
     mlp_width: int  # F
     max_positions: int  # learned absolute positions
     embed_width: int = 0  # E, of the embedding tables (ALBERT, section 3.1); 0: D
+    head_size: int = 0  # K; 0: D / H
     token_types: int = 0  # segment embeddings; 0: none
     norm_first: bool = False  # pre-norm (GPT-2) or post-norm (BERT)
     norm_eps: float = 1e-12
@@ -46,7 +47,7 @@ class TransformerConfig:
     @property
     def head_width(self) -> int:
         """K."""
-        return self.width // self.heads
+        return self.head_size or self.width // self.heads
 
     @property
     def table_width(self) -> int:
@@ -267,8 +268,9 @@ class Embedder(nn.Module):
 
 def flops(config: TransformerConfig, rows: int, length: int) -> float:
     """Returns the floating-point operations of the stack's products, forward, for B x T tokens."""
-    kernels = config.depth * config.width * (4 * config.width + 2 * config.mlp_width)
-    attention_products = config.depth * 2 * length * config.width
+    heads = config.heads * config.head_width
+    kernels = config.depth * config.width * (4 * heads + 2 * config.mlp_width)
+    attention_products = config.depth * 2 * length * heads
     project = config.table_width * config.width if config.table_width != config.width else 0
     return 2.0 * rows * length * (kernels + attention_products + project)
 

@@ -39,6 +39,13 @@ def test_shapes_and_types(page, dtype):
     assert scores["logits"].shape == (*batch["targets"].shape, tiny.VOCAB)
 
 
+def test_heads_need_not_divide_the_width():
+    c, params, batch = make("gpt2", **{"model.heads": 3, "model.head_size": 5})
+    kernel = params["network"]["stack"]["blocks"]["attention"]["query"]["kernel"]
+    assert kernel.shape == (2, 32, 3, 5)
+    assert network_output(c, params, batch).hidden.shape == (3, 16, 32)
+
+
 def influence(c, params, batch, token):
     """Which inputs change the hidden state of one token: |gradient| by position, [B T]."""
     network = networks.build(c.model, "cpu")
@@ -162,6 +169,7 @@ def test_initial_values_follow_the_papers():
     [
         ("model.name", "encodr", "Did you mean 'encoder'"),
         ("model.heads", 5, "must be a multiple of config.model.heads"),
+        ("model.head_size", -1, "at least 1, or 0"),
         ("model.activation", "swish", "Choose one of"),
         ("model.remat", "all", "Choose one of"),
         ("model.dtype", "int8", "Choose one of"),

@@ -118,7 +118,7 @@ def sizes(model: Mapping[str, Any]) -> dict[str, int]:
         "E": model.get("embed_width") or model["width"],
         "S": 1,
         "H": model["heads"],
-        "K": model["width"] // model["heads"],
+        "K": model.get("head_size") or model["width"] // model["heads"],
         "F": model["mlp_width"],
         "C": 2,
         "N": model["depth"],
