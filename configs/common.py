@@ -91,6 +91,7 @@ def data() -> ml_collections.ConfigDict:
             # Special tokens of a vocabulary that is trained; "": those of the kind's first user
             # (BERT, GPT-2, ALBERT); roberta: of a byte_bpe; t5: of a sentencepiece.
             "specials": "",
+            "sentinels": 0,  # <extra_id_0>, ...: the last ids of a sentencepiece (T5: 100)
         }
     )
     config.pipeline = ""  # see data_pipeline/pipeline.py
@@ -117,6 +118,14 @@ def data() -> ml_collections.ConfigDict:
             "whole_word": False,
             "ngram": 1,  # the most words (tokens, unless whole words) that are masked together
             "static": False,  # the same masks in every epoch
+        }
+    )
+    # how text becomes an input and a target (T5), see data_pipeline/corruption.py
+    config.corruption = ml_collections.ConfigDict(
+        {
+            "name": "spans",
+            "rate": 0.15,  # of the tokens
+            "mean_span": 3.0,  # tokens in a row that are corrupted together, on average
         }
     )
     # a stream of concatenated documents (GPT)

@@ -15,6 +15,14 @@ from model import layers
 MASKED = -1e9  # finite: a query without any key averages all values instead of becoming NaN
 
 
+class Memory(NamedTuple):
+    """Every layer's keys and values of an encoder's output, for cross-attention to it."""
+
+    keys: Float[Array, "N B S H K"]
+    values: Float[Array, "N B S H K"]
+    segment_ids: Int[Array, "B S"]
+
+
 class Cache(NamedTuple):
     """Keys and values of the tokens so far, an explicit argument and result of a decoder.
 
@@ -25,6 +33,20 @@ class Cache(NamedTuple):
     values: Float[Array, "N B S H K"]
     segment_ids: Int[Array, "B S"]
     length: Int[Array, ""]  # tokens written so far
+    memory: Memory | None = None  # what a decoder with cross-attention looks at besides
+
+    def repeat(self, copies: int) -> "Cache":
+        """Returns a cache of `copies` rows for each row, side by side."""
+
+        def repeat(cache):
+            return cache._replace(
+                keys=jnp.repeat(cache.keys, copies, axis=1),
+                values=jnp.repeat(cache.values, copies, axis=1),
+                segment_ids=jnp.repeat(cache.segment_ids, copies, axis=0),
+            )
+
+        memory = None if self.memory is None else repeat(self.memory)
+        return repeat(self)._replace(memory=memory)
 
 
 def mask(
@@ -58,10 +80,12 @@ def attend(
     allowed: Bool[Array, "B 1 T S"],
     drop: Callable[[Array], Array],
     types: layers.Numerics,
+    bias: Float[Array, "1 H T S"] | None = None,
+    scale: float | None = None,
 ) -> tuple[Float[Array, "B T H K"], Float[Array, "B H T S"]]:
     """Scaled dot-product attention (Vaswani et al., 2017, section 3.2.1), softmax in float32.
 
-    Returns what is attended to, and the float32 scores before mask and softmax.
+    Returns what is attended to, and the float32 scores, bias included, before mask and softmax.
 
     Args:
       q: queries.
@@ -70,10 +94,14 @@ def attend(
       allowed: who may look at whom, from `mask`.
       drop: dropout on the probabilities.
       types: of the network.
+      bias: float32, added to the scores.
+      scale: of the scores; None: 1 / sqrt(K).
     """
     q, k, v = (x.astype(types.attention) for x in (q, k, v))
     scores = jnp.einsum("bthk,bshk->bhts", q, k, preferred_element_type=jnp.float32)
-    scores = scores * q.shape[-1] ** -0.5
+    scores = scores * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if bias is not None:
+        scores = scores + bias
     weights = jax.nn.softmax(jnp.where(allowed, scores, MASKED), axis=-1)
     weights = drop(weights).astype(types.attention)
     y = jnp.einsum("bhts,bshk->bthk", weights, v, preferred_element_type=types.attention)

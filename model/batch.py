@@ -1,6 +1,7 @@
 """The table of batch fields, the contract between the data pipeline and the objectives.
 
-`B` rows, `T` tokens, `P` predictions per row, `G` packed examples per row. Imports no JAX: both
+`B` rows, `T` tokens, `P` predictions per row (of an encoder-decoder: tokens of the decoder),
+`G` packed examples per row. Imports no JAX: both
 wings of the house (data in numpy, networks in JAX) read this file.
 """
 
@@ -27,6 +28,8 @@ FIELDS: dict[str, Field] = {
     "masked_positions": Field("BP", np.int32),  # where the predictions are; padded with 0
     "targets": Field("BP", np.int32),  # the token to predict; for a decoder P is T
     "weights": Field("BP", np.float32),  # 1 for a real prediction, 0 for padding
+    "decoder_tokens": Field("BP", np.int32),  # the targets, shifted right behind a start token
+    "decoder_segment_ids": Field("BP", np.int32),  # as segment_ids
     "pair_positions": Field(
         "BG", np.int32
     ),  # where the [CLS] of each packed pair is; padded with 0

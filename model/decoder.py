@@ -20,7 +20,7 @@ class Decoder(nn.Module):
         self.dropout = layers.Dropout(self.config.dropout)
         self.stack = transformer.Stack(self.config, self.types)
         if self.config.norm_first:
-            self.norm = layers.Norm(self.config.norm_eps, self.types)
+            self.norm = layers.NORMS[self.config.norm](self.config.norm_eps, self.types)
 
     def __call__(
         self, batch, *, train: bool, cache: attention.Cache | None = None, return_layers=False

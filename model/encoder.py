@@ -17,7 +17,7 @@ class Encoder(nn.Module):
         """Declares the embedder, the projection of narrow embeddings, and the stack."""
         c = self.config
         self.embedder = transformer.Embedder(c, self.types)
-        self.embed_norm = layers.Norm(c.norm_eps, self.types)
+        self.embed_norm = layers.NORMS[c.norm](c.norm_eps, self.types)
         self.dropout = layers.Dropout(c.dropout)
         if c.table_width != c.width:
             init = layers.INITIALIZERS[c.init](c.init_std)

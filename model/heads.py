@@ -27,7 +27,8 @@ class MaskedLM(nn.Module):
         c = self.config
         init = layers.INITIALIZERS[c.init](c.init_std)
         x = layers.Dense((table.width,), ("embed", "norm"), init, self.types, name="dense")(hidden)
-        x = layers.Norm(c.norm_eps, self.types, name="norm")(layers.ACTIVATIONS[c.activation](x))
+        norm = layers.NORMS[c.norm](c.norm_eps, self.types, name="norm")
+        x = norm(layers.ACTIVATIONS[c.activation](x))
         zeros = nn.initializers.zeros
         bias = layers.param(self, "bias", zeros, (c.vocab_size,), ("vocab_table",))
         logits = table.logits(x).astype(jnp.float32) + bias

@@ -23,10 +23,17 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
 }
 
+
+def fan_in(std: float) -> Initializer:
+    """A normal distribution of std / sqrt(inputs): what is put out is as large as what came in."""
+    return nn.initializers.variance_scaling(std**2, "fan_in", "normal")
+
+
 # BERT's truncated normal is cut at two sigma and not rescaled (modeling.py create_initializer).
 INITIALIZERS: dict[str, Callable[[float], Initializer]] = {
     "normal": nn.initializers.normal,
     "truncated_normal": nn.initializers.truncated_normal,
+    "fan_in": fan_in,
 }
 
 
@@ -111,7 +118,8 @@ def param(module: nn.Module, name: str, init: Initializer, shape, axes: Sequence
 class Dense(nn.Module):
     """y = x kernel + bias, over one or several input and output axes.
 
-    `nn.DenseGeneral` cannot name three axes inside a mesh, hence this one.
+    `nn.DenseGeneral` cannot name three axes inside a mesh, hence this one. The initializer is asked
+    for a matrix, so that it sees the number of inputs.
     """
 
     features: tuple[int, ...]  # sizes of the output axes
@@ -125,8 +133,13 @@ class Dense(nn.Module):
         """Contracts the last axes of x, as many as `axes` has more than `features`."""
         rank = len(self.axes) - len(self.features)
         batch, inputs = x.shape[:-rank], x.shape[-rank:]
-        kernel = param(self, "kernel", self.initializer, inputs + self.features, self.axes)
-        flat = kernel.reshape(math.prod(inputs), math.prod(self.features))
+        matrix = math.prod(inputs), math.prod(self.features)
+
+        def init(key, shape):
+            return self.initializer(key, matrix).reshape(shape)
+
+        kernel = param(self, "kernel", init, inputs + self.features, self.axes)
+        flat = kernel.reshape(matrix)
         bias = None
         if self.bias:
             zeros = nn.initializers.zeros
@@ -194,23 +207,56 @@ class Norm(nn.Module):
         return (x * scale + bias).astype(self.types.compute).reshape(shape)
 
 
+class RmsNorm(nn.Module):
+    """x / sqrt(mean(x^2)) * scale in float32: neither a mean is taken off nor a bias added.
+
+    Zhang and Sennrich, 2019; T5, section 2.1.
+    """
+
+    eps: float
+    types: Numerics
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Returns the normalized x in `types.compute`."""
+        shape, x = x.shape, rows(x).astype(jnp.float32)
+        scale = param(self, "scale", nn.initializers.ones, x.shape[-1:], ("norm",))
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        return (x * scale).astype(self.types.compute).reshape(shape)
+
+
+NORMS: dict[str, type[nn.Module]] = {"layer": Norm, "rms": RmsNorm}
+
+
 class Mlp(nn.Module):
-    """The position-wise feed-forward network: down(activation(up(x)))."""
+    """The position-wise feed-forward network: down(drop(activation(up(x)))).
+
+    Gated, the activation is that of another product: activation(gate(x)) * up(x) (Shazeer, 2020).
+    """
 
     width: int  # F
     activation: str
     initializer: Initializer
     out_initializer: Initializer  # of the product that adds to the residual stream
     types: Numerics
+    bias: bool = True
+    gated: bool = False
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], *, train: bool) -> Float[Array, "B T D"]:
         """Applies the network to every token."""
-        h = Dense((self.width,), ("embed", "mlp"), self.initializer, self.types, name="up")(x)
-        h = ACTIVATIONS[self.activation](h)
-        return Dense(
-            (x.shape[-1],), ("mlp", "embed"), self.out_initializer, self.types, name="down"
-        )(h)
+
+        def widen(name):
+            axes = ("embed", "mlp")
+            dense = Dense((self.width,), axes, self.initializer, self.types, self.bias, name=name)
+            return dense(x)
+
+        activation = ACTIVATIONS[self.activation]
+        h = activation(widen("gate")) * widen("up") if self.gated else activation(widen("up"))
+        h = Dropout(self.dropout)(h, train=train)
+        out = (x.shape[-1],), ("mlp", "embed")
+        return Dense(*out, self.out_initializer, self.types, self.bias, name="down")(h)
 
 
 class Dropout(nn.Module):

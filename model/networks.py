@@ -6,9 +6,13 @@ from collections.abc import Mapping
 import flax.linen as nn
 
 import errors
-from model import decoder, encoder, layers, transformer
+from model import decoder, encoder, encoder_decoder, layers, transformer
 
-NETWORKS = {"encoder": encoder.Encoder, "decoder": decoder.Decoder}
+NETWORKS = {
+    "encoder": encoder.Encoder,
+    "decoder": decoder.Decoder,
+    "encoder_decoder": encoder_decoder.EncoderDecoder,
+}
 
 
 def build(config: Mapping, platform: str) -> nn.Module:
@@ -31,6 +35,7 @@ def build(config: Mapping, platform: str) -> nn.Module:
     knobs = network.Config(**knobs)
     errors.one_of("config.model.activation", knobs.activation, layers.ACTIVATIONS)
     errors.one_of("config.model.init", knobs.init, layers.INITIALIZERS)
+    errors.one_of("config.model.norm", knobs.norm, layers.NORMS)
     errors.one_of("config.model.remat", knobs.remat, transformer.REMAT)
     errors.one_of("config.model.sharing", knobs.sharing, transformer.SHARING)
     errors.one_of("config.model.dtype", knobs.dtype, ("bfloat16", "float16", "float32"))
@@ -60,7 +65,7 @@ def build(config: Mapping, platform: str) -> nn.Module:
         raise errors.UserError("config.model.embed_width must be at least 1, or 0: the width.")
     if knobs.head_size < 0:
         raise errors.UserError("config.model.head_size must be at least 1, or 0: width / heads.")
-    for name in ("dropout", "attention_dropout"):
+    for name in ("dropout", "attention_dropout", "mlp_dropout"):
         if not 0 <= getattr(knobs, name) < 1:
             raise errors.UserError(f"config.model.{name} must be in [0, 1).")
     return network(knobs, layers.numerics(knobs.dtype, platform))

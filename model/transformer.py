@@ -1,7 +1,7 @@
 """The knobs, the block and the stack that every plain network of the line shares.
 
-`B` rows, `T` tokens, `S` keys, `D` width, `E` width of the tables, `H` heads, `K` head width,
-`N` layers, `G` groups of layers.
+`B` rows, `T` tokens, `S` keys, `M` tokens of an encoder, `D` width, `E` width of the tables,
+`H` heads, `K` head width, `N` layers, `G` groups of layers.
 """
 
 import dataclasses
@@ -30,7 +30,11 @@ class TransformerConfig:
     head_size: int = 0  # K; 0: D / H
     token_types: int = 0  # segment embeddings; 0: none
     norm_first: bool = False  # pre-norm (GPT-2) or post-norm (BERT)
+    norm: str = "layer"  # or "rms", see layers.NORMS
     norm_eps: float = 1e-12
+    bias: bool = True  # of a block's products
+    gated: bool = False  # feed-forward network: the activation multiplies a second product
+    scaled_scores: bool = True  # by 1 / sqrt(K); if not, the query's initial values are (T5)
     activation: str = "gelu_tanh"
     init: str = "truncated_normal"
     init_std: float = 0.02
@@ -38,6 +42,7 @@ class TransformerConfig:
     residual_init_std: float = 0.02  # of the products that add to the residual stream
     dropout: float = 0.1  # after the embeddings and on each residual branch
     attention_dropout: float = 0.1  # on the attention probabilities
+    mlp_dropout: float = 0.0  # inside of the feed-forward network
     dtype: str = "bfloat16"  # of activations and products; parameters are float32
     remat: str = "dots"  # what the backward pass finds saved, see REMAT
     sharing: str = "none"  # what the layers of a group have in common, see SHARING
@@ -58,10 +63,10 @@ class TransformerConfig:
 # The modules of a block that all layers of a group share (ALBERT, section 3.1 and table 4).
 SHARING = {
     "none": (),
-    "attention": ("attention", "attention_norm"),
+    "attention": ("attention", "attention_norm", "cross_attention", "cross_attention_norm"),
     "mlp": ("mlp", "mlp_norm"),
-    "all": ("attention", "attention_norm", "mlp", "mlp_norm"),
 }
+SHARING["all"] = SHARING["attention"] + SHARING["mlp"]
 
 # What is kept from a block's forward pass for its backward pass. "dots" keeps the results of the
 # parameter products and recomputes what is cheap, the attention probabilities above all.
@@ -81,25 +86,56 @@ class Output(NamedTuple):
     cache: attention.Cache | None = None
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention, over the tokens at hand or over a cache."""
+class Cross(NamedTuple):
+    """What the cross-attention of all layers looks at."""
+
+    allowed: Bool[Array, "B 1 T M"]
+    hidden: Float[Array, "B M D"] | None  # an encoder's output; None: a cache holds what it gives
+
+
+class Attention(nn.Module):
+    """Multi-head attention: over the tokens at hand, over a cache, or over an encoder's output."""
 
     config: TransformerConfig
     types: layers.Numerics
 
-    @nn.compact
-    def __call__(self, x, allowed, cache, *, train):
-        """Returns [B T D], the scores and, given a layer's (keys, values, length), the new ones."""
+    def setup(self):
+        """Declares the projections."""
         c = self.config
-        init = layers.INITIALIZERS[c.init](c.init_std)
-        out_init = layers.INITIALIZERS[c.init](c.residual_init_std)
+        init = layers.INITIALIZERS[c.init]
+        query_std = c.init_std if c.scaled_scores else c.init_std * c.head_width**-0.5
 
-        def project(name):
+        def project(std):
             axes, features = ("embed", "heads", "head_width"), (c.heads, c.head_width)
-            y = layers.Dense(features, axes, init, self.types, name=name)(x)
-            return nn.with_logical_constraint(y, ("act_batch", "act_length", "act_heads", None))
+            return layers.Dense(features, axes, init(std), self.types, c.bias)
 
-        q, k, v = project("query"), project("key"), project("value")
+        self.query, self.key, self.value = (
+            project(query_std),
+            project(c.init_std),
+            project(c.init_std),
+        )
+        axes = ("heads", "head_width", "embed")
+        self.out = layers.Dense((c.width,), axes, init(c.residual_init_std), self.types, c.bias)
+
+    def keys_and_values(self, x: Float[Array, "B S D"]) -> tuple[Array, Array]:
+        """Returns the keys and the values of x, each [B S H K]."""
+        return _by_heads(self.key(x)), _by_heads(self.value(x))
+
+    @nn.compact
+    def __call__(self, x, allowed, *, train, others=None, cache=None, bias=None):
+        """Returns [B T D], the scores and, given a cache, the layer's new keys and values.
+
+        Args:
+          x: [B T D], the queries'.
+          allowed: who may look at whom.
+          train: whether there is dropout.
+          others: keys and values to look at in place of those of x.
+          cache: a layer's keys, values and length, behind which those of x are written.
+          bias: of the scores.
+        """
+        c = self.config
+        q = _by_heads(self.query(x))
+        k, v = self.keys_and_values(x) if others is None else others
         if cache is not None:
             keys, values, length = cache
             k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), length, axis=1)
@@ -107,22 +143,38 @@ class SelfAttention(nn.Module):
             cache = (k, v)
         dropout = layers.Dropout(c.attention_dropout)
         drop = lambda p: dropout(p, train=train)  # noqa: E731
-        y, scores = attention.attend(q, k, v, allowed, drop, self.types)
-        axes = ("heads", "head_width", "embed")
-        y = layers.Dense((c.width,), axes, out_init, self.types, name="out")(y)
-        return y, scores, cache
+        scale = None if c.scaled_scores else 1.0
+        y, scores = attention.attend(q, k, v, allowed, drop, self.types, bias, scale)
+        return self.out(y), scores, cache
+
+
+def _by_heads(y):
+    return nn.with_logical_constraint(y, ("act_batch", "act_length", "act_heads", None))
 
 
 class Block(nn.Module):
-    """Attention and feed-forward network, each on a residual branch (pre- or post-norm)."""
+    """Attention and feed-forward network, each on a residual branch (pre- or post-norm).
+
+    Between the two there may be a third branch, cross-attention.
+    """
 
     config: TransformerConfig
     types: layers.Numerics
     train: bool
 
     @nn.compact
-    def __call__(self, x, cache, allowed, length):
-        """Returns x [B T D] after this layer, and (this layer's new cache, x, scores)."""
+    def __call__(self, x, cache, allowed, length, bias=None, cross=None, memory=None):
+        """Returns x [B T D] after this layer, and (this layer's new cache, x, scores).
+
+        Args:
+          x: [B T D].
+          cache: this layer's keys and values, or None.
+          allowed: who may look at whom.
+          length: of the cache.
+          bias: of the scores.
+          cross: a `Cross`, where there is cross-attention.
+          memory: this layer's keys and values for it; None: they are made from `cross`.
+        """
         c = self.config
         mlp = layers.Mlp(
             c.mlp_width,
@@ -130,13 +182,16 @@ class Block(nn.Module):
             layers.INITIALIZERS[c.init](c.init_std),
             layers.INITIALIZERS[c.init](c.residual_init_std),
             self.types,
+            c.bias,
+            c.gated,
+            c.mlp_dropout,
             name="mlp",
         )
-        attend = SelfAttention(c, self.types, name="attention")
+        attend = Attention(c, self.types, name="attention")
         scores = None
 
         def residual(x, branch, norm, drop):
-            norm = layers.Norm(c.norm_eps, self.types, name=norm)
+            norm = layers.NORMS[c.norm](c.norm_eps, self.types, name=norm)
             drop = layers.Dropout(c.dropout, name=drop)
             if c.norm_first:
                 return x + drop(branch(norm(x)), train=self.train)
@@ -145,11 +200,21 @@ class Block(nn.Module):
         def attention_branch(x):
             nonlocal cache, scores
             cached = None if cache is None else (*cache, length)
-            y, scores, cache = attend(x, allowed, cached, train=self.train)
+            y, scores, cache = attend(x, allowed, train=self.train, cache=cached, bias=bias)
             return y
 
+        def cross_branch(x):
+            attend = Attention(c, self.types, name="cross_attention")
+            others = attend.keys_and_values(cross.hidden) if memory is None else memory
+            return attend(x, cross.allowed, train=self.train, others=others)[0]
+
+        def mlp_branch(x):
+            return mlp(x, train=self.train)
+
         x = residual(x, attention_branch, "attention_norm", "attention_dropout")
-        x = residual(x, mlp, "mlp_norm", "mlp_dropout")
+        if cross is not None:
+            x = residual(x, cross_branch, "cross_attention_norm", "cross_attention_dropout")
+        x = residual(x, mlp_branch, "mlp_norm", "mlp_dropout")
         x = nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
         return x, (cache, x, scores)
 
@@ -162,6 +227,7 @@ class Stack(nn.Module):
 
     config: TransformerConfig
     types: layers.Numerics
+    cross_attention: bool = False
 
     @nn.compact
     def __call__(
@@ -171,23 +237,45 @@ class Stack(nn.Module):
         *,
         train: bool,
         cache: attention.Cache | None = None,
+        bias: Float[Array, "1 H T S"] | None = None,
+        cross: Cross | None = None,
         return_layers: bool = False,
         return_scores: bool = False,
     ) -> Output:
-        """Applies all layers. With a cache, the keys and values of x are written behind it."""
+        """Applies all layers. With a cache, the keys and values of x are written behind it.
+
+        Args:
+          x: [B T D].
+          allowed: who may look at whom.
+          train: whether there is dropout.
+          cache: of the tokens before these; its memory, if it has one, is what `cross` lacks.
+          bias: of every layer's scores.
+          cross: for cross-attention.
+          return_layers: whether x after every layer is wanted too.
+          return_scores: likewise.
+        """
         c = self.config
         block = Block(c, self.types, train, parent=None)  # applied to one layer's parameters
-        params = self.param("blocks", functools.partial(_init_blocks, block))
-        shared = {name: params[name] for name in SHARING[c.sharing]}
+        init = functools.partial(_init_blocks, block, self.cross_attention)
+        params = self.param("blocks", init)
+        shared = {name: value for name, value in params.items() if name in SHARING[c.sharing]}
         own = {name: value for name, value in params.items() if name not in shared}
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
         length = None if cache is None else cache.length
 
         def layer(shared, x, inputs):
-            own, stored, index = inputs
+            own, stored, memory, index = inputs
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
             x, (stored, x, scores) = block.apply(
-                {"params": {**shared, **own}}, x, stored, allowed, length, rngs=rngs
+                {"params": {**shared, **own}},
+                x,
+                stored,
+                allowed,
+                length,
+                bias,
+                cross,
+                memory,
+                rngs=rngs,
             )
             outputs = (stored, x if return_layers else None, scores if return_scores else None)
             return x, outputs
@@ -200,7 +288,8 @@ class Stack(nn.Module):
             return jax.lax.scan(functools.partial(layer, shared), x, layers_of_group)
 
         stored = None if cache is None else (cache.keys, cache.values)
-        inputs = (own, stored, jnp.arange(c.depth))
+        memory = None if cache is None or cache.memory is None else cache.memory[:2]
+        inputs = (own, stored, memory, jnp.arange(c.depth))
         if c.groups == 1:
             x, outputs = group(x, (jax.tree.map(lambda p: p[0], shared), inputs))
         else:
@@ -213,15 +302,28 @@ class Stack(nn.Module):
             cache = cache._replace(keys=keys, values=values, length=length + x.shape[1])
         return Output(x, after_layers, scores, cache)
 
+    def keys_and_values(self, hidden: Float[Array, "B M D"]) -> tuple[Array, Array]:
+        """Returns what every layer's cross-attention looks at, each [N B M H K]."""
+        params = self.get_variable("params", "blocks")["cross_attention"]
+        attend = Attention(self.config, self.types, parent=None)
 
-def _init_blocks(block: Block, key: Array):
+        def one(params):
+            return attend.apply({"params": params}, hidden, method="keys_and_values")
+
+        # Layers that share their parameters have equal keys and values.
+        copies = self.config.depth // len(params["key"]["kernel"])
+        return jax.tree.map(lambda y: jnp.repeat(y, copies, axis=0), jax.lax.map(one, params))
+
+
+def _init_blocks(block: Block, cross_attention: bool, key: Array):
     """Returns the parameters of all layers, boxed with their axis names."""
     c = block.config
     x = jnp.zeros((1, 1, c.width), block.types.compute)
     allowed = jnp.ones((1, 1, 1, 1), bool)
+    cross = Cross(allowed, x) if cross_attention else None
 
     def one(key):
-        return block.init({"params": key}, x, None, allowed, None)["params"]
+        return block.init({"params": key}, x, None, allowed, None, None, cross)["params"]
 
     def stack(key, count):
         return jax.tree.map(
@@ -269,7 +371,7 @@ class Embedder(nn.Module):
 def flops(config: TransformerConfig, rows: int, length: int) -> float:
     """Returns the floating-point operations of the stack's products, forward, for B x T tokens."""
     heads = config.heads * config.head_width
-    kernels = config.depth * config.width * (4 * heads + 2 * config.mlp_width)
+    kernels = config.depth * config.width * (4 * heads + (2 + config.gated) * config.mlp_width)
     attention_products = config.depth * 2 * length * heads
     project = config.table_width * config.width if config.table_width != config.width else 0
     return 2.0 * rows * length * (kernels + attention_products + project)

@@ -25,6 +25,22 @@ def masked_lm(rows, length, predictions, vocab, *, seed=0, padding=0):
     }
 
 
+def seq2seq_lm(rows, length, targets, vocab, *, seed=0, padding=0):
+    """A batch of inputs and targets whose last `padding` tokens are padding, on both sides."""
+    rng = np.random.default_rng(seed)
+    ids, decoder_ids = np.ones((rows, length), np.int32), np.ones((rows, targets), np.int32)
+    ids[:, length - padding :] = decoder_ids[:, targets - padding :] = 0
+    words = rng.integers(3, vocab, (rows, targets)).astype(np.int32) * decoder_ids
+    return {
+        "tokens": rng.integers(3, vocab, (rows, length)).astype(np.int32) * ids,
+        "segment_ids": ids,
+        "decoder_tokens": np.pad(words[:, :-1], ((0, 0), (1, 0))),
+        "decoder_segment_ids": decoder_ids,
+        "targets": words,
+        "weights": decoder_ids.astype(np.float32),
+    }
+
+
 def causal_lm(rows, length, vocab, *, seed=0):
     """A batch of token windows."""
     rng = np.random.default_rng(seed)

@@ -17,11 +17,12 @@ from flax.core import FrozenDict
 
 import errors
 from model import networks
-from model.objectives import causal_lm, classification, distill, electra, masked_lm
+from model.objectives import causal_lm, classification, distill, electra, masked_lm, seq2seq_lm
 
 OBJECTIVES = {
     "masked_lm": masked_lm.MaskedLM,
     "causal_lm": causal_lm.CausalLM,
+    "seq2seq_lm": seq2seq_lm.Seq2SeqLM,
     "electra": electra.Electra,
     "distill": distill.Distill,
     "classification": classification.Classification,

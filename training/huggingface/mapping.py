@@ -5,7 +5,8 @@ A family is described once, by tables that are read in both directions.
 Axes: `V` vocabulary, `T` positions, `A` token types, `D` width (`O` for the other axis of a square
 kernel), `E` width of the tables, `H` heads, `K` head width, `F` feed-forward width, `C` classes of
 the sentence-pair head, `S` the single score of a token; `N` layers, `G` groups of layers that share
-their parameters.
+their parameters. Of T5: `B` buckets of relative positions, `I` feed-forward width if it is gated
+and `J` if not, `W` vocabulary if the logits have a kernel of their own; else these are 0.
 """
 
 import math
@@ -112,7 +113,7 @@ def sizes(model: Mapping[str, Any]) -> dict[str, int]:
     return {
         "V": model["vocab_size"],
         "T": model["max_positions"],
-        "A": model["token_types"],
+        "A": model.get("token_types", 0),
         "D": model["width"],
         "O": model["width"],
         "E": model.get("embed_width") or model["width"],
@@ -123,13 +124,22 @@ def sizes(model: Mapping[str, Any]) -> dict[str, int]:
         "C": 2,
         "N": model["depth"],
         "G": model.get("groups", 1),
+        "B": model.get("relative_buckets", 0),
+        "I": model["mlp_width"] if model.get("gated") else 0,
+        "J": 0 if model.get("gated") else model["mlp_width"],
+        "W": 0 if model.get("tied", True) else model["vocab_size"],
     }
 
 
 def rows_of(table: Table, sizes: Mapping[str, int]) -> list[Row]:
-    """Returns the rows of a model: tables as wide as the network are not projected."""
+    """Returns the rows of a model: those of no size 0; wide tables are not projected."""
     same = sizes["E"] == sizes["D"]
-    return [row for row in table.rows if not (same and row.ours.startswith("network/project/"))]
+    return [
+        row
+        for row in table.rows
+        if all(sizes[axis] for axis in row.axes.split())
+        and not (same and row.ours.startswith("network/project/"))
+    ]
 
 
 def from_published(
@@ -150,12 +160,14 @@ def from_published(
       UserError: for a tensor that is missing, of another shape, not of floats or not finite, and
         for a copy that differs from its original.
     """
-    found = _canonical_names(table, tensors, source)
-    _resolve_copies(table, found, tensors, source)
     wanted: dict[str, list[str]] = {}
     rows = rows_of(table, sizes)
     for row in rows:
         wanted.setdefault(row.group, []).extend(row.names(sizes))
+    found = _canonical_names(table, tensors, source)
+    own = {name for names in wanted.values() for name in names}
+    copies = {name: original for name, original in table.copies.items() if name not in own}
+    _resolve_copies(copies, found, tensors, source)
     present = {
         group
         for group, names in wanted.items()
@@ -273,9 +285,11 @@ def _canonical_names(table: Table, tensors: Mapping, source: str) -> dict[str, s
     return found
 
 
-def _resolve_copies(table: Table, found: dict[str, str], tensors: Mapping, source: str) -> None:
+def _resolve_copies(
+    copies: dict[str, str], found: dict[str, str], tensors: Mapping, source: str
+) -> None:
     """Takes tied copies out of `found`, or lets them stand for an original that is absent."""
-    for copy, original in table.copies.items():
+    for copy, original in copies.items():
         if copy not in found:
             continue
         name = found.pop(copy)

@@ -9,7 +9,7 @@ import optax
 import safetensors.numpy
 
 from model import batch as batch_lib
-from model import objectives
+from model import losses, objectives
 from training import huggingface, state
 from training.huggingface import mapping
 
@@ -60,7 +60,8 @@ class Oracle:
             for name, value in model.named_parameters():
                 if value.ndim == 1:  # 0 or 1 would hide two exchanged vectors
                     norm_scale = "LayerNorm.weight" in name or name.endswith("ln_f.weight")
-                    value.normal_(1.0 if norm_scale or "ln_" in name else 0.0, 0.3)
+                    norm_scale |= "ln_" in name or "layer_norm" in name
+                    value.normal_(1.0 if norm_scale else 0.0, 0.3)
                 else:
                     value.normal_(0.0, 0.25)
         model.save_pretrained(folder)
@@ -73,7 +74,8 @@ class Oracle:
 
         def loss(params):
             terms, _ = self.objective.apply({"params": params}, batch, train=False)
-            return sum(term.value for term in terms.values())
+            means = {name: term.value for name, term in terms.items()}
+            return losses.combine(means, self.objective.weights)
 
         @jax.jit
         def everything(params):
