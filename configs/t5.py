@@ -75,7 +75,7 @@ def get_config(arg="base"):
         clip_norm=0.0,  # Adafactor clips each parameter's update
     )
 
-    config.data.pipeline = "span_corruption"
+    config.data.pipeline = "corruption"
     config.data.source = ""
     config.data.source_hint = (
         "T5 was trained on C4: give text with --config.data.source=PATH, or "

@@ -298,16 +298,23 @@ def prepare_tokenizer(
 
     Args:
       source: text to train on.
-      config: kind, path, vocab_size, lowercase, specials: `data.tokenizer` of a config.
+      config: kind, path, vocab_size, lowercase, specials, sentinels: `data.tokenizer` of a config.
       cache_dir: a trained vocabulary is kept below it, by a hash of the text and the settings.
       progress: called while text is read.
 
     Raises:
       UserError: see `tokenizers.load` and `tokenizer_training.train`.
     """
-    settings = (config.kind, config.vocab_size, config.lowercase, config.specials)
+    settings = (
+        config.kind,
+        config.vocab_size,
+        config.lowercase,
+        config.specials,
+        config.sentinels,
+    )
     if config.path is not None:
-        return tokenizers.load(config.path, config.kind, config.lowercase)
+        sentinels = config.sentinels or None
+        return tokenizers.load(config.path, config.kind, config.lowercase, sentinels)
     name = files.content_hash(version=VERSION, source=source.fingerprint(), settings=settings)
     directory = pathlib.Path(cache_dir) / "tokenizers" / name
     with files.exclusive(directory):

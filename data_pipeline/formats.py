@@ -279,6 +279,22 @@ def token_stream(
         yield rest
 
 
+def windows(documents: Iterable[Document], length: int) -> Iterator[np.ndarray]:
+    """Joins documents to one stream, with nothing between them, and cuts it (T5's code).
+
+    Yields:
+      Arrays of `length` tokens; the last one may be shorter, but has at least 2.
+    """
+    rest = np.zeros(0, np.int64)
+    for tokens, _ in documents:
+        rest = np.concatenate([rest, tokens])
+        whole = len(rest) // length * length
+        yield from rest[:whole].reshape(-1, length)
+        rest = rest[whole:]
+    if len(rest) > 1:
+        yield rest
+
+
 def document_pieces(
     documents: Iterable[Document], *, length: int, eot_id: int
 ) -> Iterator[np.ndarray]:

@@ -22,16 +22,22 @@ SMALLEST = 257  # all bytes and the end of text
 
 
 def train(
-    kind: str, texts: Iterable[str], vocab_size: int, lowercase: bool, specials: str = ""
+    kind: str,
+    texts: Iterable[str],
+    vocab_size: int,
+    lowercase: bool,
+    specials: str = "",
+    sentinels: int = 0,
 ) -> tokenizers.Tokenizer:
     """Trains a vocabulary; the same texts give the same one, in any process.
 
     Args:
       kind: a name in `tokenizers.KINDS`.
       texts: read twice by WordPiece, so not an iterator.
-      vocab_size: V, special tokens included; a small text may give fewer.
+      vocab_size: V, special tokens and sentinels included; a small text may give fewer.
       lowercase: lower-case the text, now and in use.
       specials: whose special tokens it gets, see SPECIALS.
+      sentinels: how many ids stand for what is left out of a text (T5: 100).
 
     Raises:
       UserError: for an unknown kind and for a size that cannot hold the characters of the text.
@@ -47,11 +53,17 @@ def train(
             f"The tokenizer's specials={specials!r} are not of the kind {kind}: choose one of "
             f"{choices}, or leave it empty."
         )
-    if vocab_size < SMALLEST:
+    if sentinels < 0 or (sentinels and kind != "sentencepiece"):
         raise UserError(
-            f"vocab_size={vocab_size} cannot hold an alphabet: give {SMALLEST} or more."
+            f"The tokenizer's sentinels={sentinels} must be 0, or above it with a sentencepiece."
         )
-    return tokenizers.KINDS[kind](TRAINERS[kind](texts, vocab_size, lowercase, specials), lowercase)
+    pieces = vocab_size - sentinels
+    if pieces < SMALLEST:
+        raise UserError(
+            f"vocab_size={vocab_size} cannot hold an alphabet: give {SMALLEST + sentinels} or more."
+        )
+    files = TRAINERS[kind](texts, pieces, lowercase, specials)
+    return tokenizers.KINDS[kind](files, lowercase, sentinels)
 
 
 def _train_wordpiece(

@@ -7,6 +7,7 @@ that no text can forge one.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -46,16 +47,26 @@ class Tokenizer:
       pad_id, unk_id, cls_id, sep_id, mask_id, eot_id: None where the vocabulary has no such token.
       special_ids: those of them that exist, ascending.
       doubles_sep: whether two separators stand between the segments of a pair, as in RoBERTa's.
+      sentinel_ids: of <extra_id_0>, <extra_id_1>, ...: the last ids, counting down (T5); ().
       continues_word: bool [V], True for a piece that does not start a word.
       fingerprint: hash of kind, case rule and vocabulary, 16 hex digits.
     """
 
     kind: str
 
-    def __init__(self, files: dict[str, bytes], lowercase: bool):
-        """Builds it from the files of the published layout (name -> content)."""
+    def __init__(self, files: dict[str, bytes], lowercase: bool, sentinels: int = 0):
+        """Builds it from the files of the published layout (name -> content).
+
+        Args:
+          files: the files.
+          lowercase: the case rule.
+          sentinels: how many ids there are besides those of the files.
+        """
         self._files, self.lowercase = files, lowercase
         self._tokens = self._read()
+        last = len(self._tokens) + sentinels - 1
+        self.sentinel_ids = tuple(last - i for i in range(sentinels))
+        self._tokens += [f"<extra_id_{i}>" for i in reversed(range(sentinels))]
         self._ids = {token: i for i, token in enumerate(self._tokens)}
         self.vocab_size = len(self._tokens)
         ids = {
@@ -69,10 +80,11 @@ class Tokenizer:
         self.continues_word = np.array([self._continues(token) for token in self._tokens])
         self.continues_word[list(self.special_ids)] = False
         parts = [self.kind.encode(), bytes([lowercase]), *(files[name] for name in sorted(files))]
+        parts += [str(sentinels).encode()] if sentinels else []
         self.fingerprint = hashlib.blake2b(b"\0".join(parts), digest_size=8).hexdigest()
 
     def __reduce__(self):
-        return type(self), (self._files, self.lowercase)
+        return type(self), (self._files, self.lowercase, len(self.sentinel_ids))
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, without special tokens."""
@@ -81,6 +93,25 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each text, without special tokens."""
         return [e.ids for e in self._backend.encode_batch_fast(list(texts))]
+
+    def encode_with_sentinels(self, text: str) -> list[int]:
+        """Returns the ids of a text in which `<extra_id_0>` and so on are sentinels.
+
+        Raises:
+          UserError: for a sentinel that the vocabulary lacks.
+        """
+        ids = []
+        for part in re.split(r"(<extra_id_\d+>)", text):
+            if re.fullmatch(r"<extra_id_\d+>", part):
+                if part not in self._ids:
+                    raise UserError(
+                        f"The vocabulary has {len(self.sentinel_ids)} sentinels, counted from "
+                        f"<extra_id_0>, and no {part}: use one of these."
+                    )
+                ids.append(self._ids[part])
+            elif part:
+                ids += self.encode(part)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text, as far as the kind keeps it: only byte-level BPE keeps all."""
@@ -95,12 +126,14 @@ class Tokenizer:
         return self._ids.get(token)
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes the published layout, and kind and case rule into `tokenizer_config.json`."""
+        """Writes the published layout, and the rest into `tokenizer_config.json`."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
             (directory / name).write_bytes(content)
         config = {"kind": self.kind, "lowercase": self.lowercase, "do_lower_case": self.lowercase}
+        if self.sentinel_ids:
+            config["extra_ids"] = len(self.sentinel_ids)
         (directory / "tokenizer_config.json").write_text(json.dumps(config) + "\n")
 
 
@@ -146,6 +179,8 @@ class ByteBpe(Tokenizer):
 class SentencePiece(Tokenizer):
     """ALBERT's, XLNet's and T5's: a SentencePiece model, lower-casing before it where asked.
 
+    T5's has sentinels behind the pieces of the model, which do not know of them.
+
     A vocabulary with [CLS] and [MASK] is ALBERT's: it gets the clean-up of its tokenization.py
     before the model, and behind it a comma that follows a digit stands by itself.
     """
@@ -186,7 +221,17 @@ class SentencePiece(Tokenizer):
         ]
 
     def decode(self, ids: Sequence[int]) -> str:  # noqa: D102
-        return self._backend.decode([int(i) for i in ids])
+        if not self.sentinel_ids:
+            return self._backend.decode([int(i) for i in ids])
+        pieces = self._backend.get_piece_size()
+        parts = []
+        for known, stretch in itertools.groupby((int(i) for i in ids), lambda i: i < pieces):
+            stretch = list(stretch)
+            text = (
+                self._backend.decode(stretch) if known else "".join(map(self.id_to_token, stretch))
+            )
+            parts.append(text)
+        return " ".join(part for part in parts if part)
 
     def _continues(self, token: str) -> bool:
         """Whether a piece goes on with a word, by ALBERT's rule (create_pretraining_data.py)."""
@@ -226,7 +271,10 @@ SUFFIX_KINDS = {".txt": "wordpiece", ".model": "sentencepiece"}
 
 
 def load(
-    path: str | os.PathLike, kind: str | None = None, lowercase: bool | None = None
+    path: str | os.PathLike,
+    kind: str | None = None,
+    lowercase: bool | None = None,
+    sentinels: int | None = None,
 ) -> Tokenizer:
     """Loads a vocabulary: a folder in a published layout, or one of its files.
 
@@ -236,9 +284,11 @@ def load(
       kind: None: found from the files.
       lowercase: None: from tokenizer_config.json beside the vocabulary; without it a WordPiece or
         SentencePiece vocabulary in which no piece has a capital letter is a lower-cased one.
+      sentinels: None: from tokenizer_config.json; without it there are none.
 
     Raises:
-      UserError: for missing, damaged or unknown files, and where they contradict kind or lowercase.
+      UserError: for missing, damaged or unknown files, and where they contradict the other
+        arguments.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -251,12 +301,14 @@ def load(
         if not all(contents):
             raise ValueError("it is empty")
         files = _canonical(dict(zip(LAYOUTS[found][0], contents, strict=True)))
-        case = _stated_case(paths[0].parent)
+        settings = _settings(paths[0].parent)
+        case = settings.get("lowercase", settings.get("do_lower_case"))
+        stated = settings.get("extra_ids", sentinels or 0)
         if case is None and found == "sentencepiece":
             case = lowercase  # its pieces prove nothing: ALBERT lower-cases outside of the model
         if case is None:
             case = _is_lowercase(KINDS[found](files, lowercase=False))
-        tokenizer = KINDS[found](files, case)
+        tokenizer = KINDS[found](files, case, stated)
     except UserError:
         raise
     except Exception as error:  # the library `tokenizers` raises no other class
@@ -264,6 +316,10 @@ def load(
     if lowercase is not None and lowercase != case:
         name = "lower-cased" if case else "cased"
         raise UserError(f"{path} is a {name} vocabulary: set the tokenizer's lowercase to {case}.")
+    if sentinels is not None and sentinels != stated:
+        raise UserError(
+            f"{path} has {stated} sentinels: set the tokenizer's sentinels to {stated}."
+        )
     return tokenizer
 
 
@@ -314,10 +370,9 @@ def bpe_files(vocab: dict[str, int], merges: Iterable[Sequence[str]]) -> dict[st
     }
 
 
-def _stated_case(folder: pathlib.Path) -> bool | None:
+def _settings(folder: pathlib.Path) -> dict:
     config = folder / "tokenizer_config.json"
-    settings = json.loads(config.read_bytes()) if config.exists() else {}
-    return settings.get("lowercase", settings.get("do_lower_case"))
+    return json.loads(config.read_bytes()) if config.exists() else {}
 
 
 def _is_lowercase(tokenizer: Tokenizer) -> bool:

@@ -1,10 +1,11 @@
-"""Continuing prompts with a left-to-right model: greedy, sampling and beam search, with a KV cache.
+"""Continuing or answering prompts: greedy, sampling and beam search, with a KV cache.
 
 A batch of prompts is padded on the left to a common length, the padding being segment 0, and each
-prompt's positions count from 0 at its first token. All tokens but the last of each prompt fill the
-cache in one call; then a loop on the device feeds one token a row and chooses the next. Rows,
-prompt lengths and the room for new tokens are rounded up to powers of two, and all other options
-are traced: a model is compiled a few times, whatever is asked of it.
+prompt's positions count from 0 at its first token. An objective's `begin` makes a cache of them in
+one call: of all tokens but the last, or, where there is an encoder, of what this says. Then a loop
+on the device feeds one token a row and chooses the next. Rows, prompt lengths and the room for new
+tokens are rounded up to powers of two, and all other options are traced: a model is compiled a few
+times, whatever is asked of it.
 
 Letters: `B` prompts, `W` copies of each (samples or beams), `T` prompt tokens, `R` room for new
 tokens, `V` vocabulary.
@@ -66,7 +67,7 @@ def sample(
     them.
 
     Args:
-      objective: a causal LM.
+      objective: a causal LM, or a sequence-to-sequence LM, which answers instead.
       params: its parameters.
       prompts: token ids of each prompt.
       max_tokens: the most new tokens for a prompt.
@@ -125,7 +126,7 @@ def beam_search(
     if it ended now.
 
     Args:
-      objective: a causal LM.
+      objective: as in `sample`.
       params: its parameters.
       prompts: token ids of each prompt.
       max_tokens: the most new tokens for a prompt.
@@ -198,35 +199,27 @@ def _sample_keys(key, rows, samples):
     return fold(jax.vmap(jax.random.fold_in, (None, 0))(key, rows), jnp.arange(samples)).reshape(-1)
 
 
-def _prefill(objective, params, tokens, lengths, copies, room):
-    """Writes all but the last token of each prompt into a cache of `copies` rows a prompt."""
-    rows, width = tokens.shape
+def _begin(objective, params, tokens, lengths, copies, room):
+    """Returns cache, first token to feed and its position, for `copies` rows a prompt."""
+    width = tokens.shape[1]
     positions = jnp.arange(width) - (width - lengths)[:, None]  # below 0 in the padding
     batch = {
-        "tokens": tokens[:, :-1],
-        "segment_ids": (positions >= 0).astype(jnp.int32)[:, :-1],
-        "positions": jnp.maximum(positions, 0)[:, :-1],
+        "tokens": tokens,
+        "segment_ids": (positions >= 0).astype(jnp.int32),
+        "positions": jnp.maximum(positions, 0),
     }
-    cache = objective.empty_cache(rows, width - 1 + room)
-    cache = _predict(objective, params, batch, cache)["cache"]
-    return cache._replace(
-        keys=jnp.repeat(cache.keys, copies, axis=1),
-        values=jnp.repeat(cache.values, copies, axis=1),
-        segment_ids=jnp.repeat(cache.segment_ids, copies, axis=0),
-    )
+    cache, first, start = objective.apply({"params": params}, batch, room, method="begin")
+    return cache.repeat(copies), jnp.repeat(first, copies), jnp.repeat(start, copies)
 
 
 def _advance(objective, params, cache, tokens, positions, limits):
     """Feeds one token a row. Returns the float32 scores [B*W V] of the next one, and the cache."""
     batch = {"tokens": tokens, "segment_ids": jnp.ones_like(tokens), "positions": positions}
-    output = _predict(objective, params, {k: v[:, None] for k, v in batch.items()}, cache)
+    batch = {k: v[:, None] for k, v in batch.items()}
+    output = objective.apply({"params": params}, batch, cache, method="predict")
     logits = output["logits"][:, 0]
     allowed = jnp.arange(logits.shape[-1]) < limits.vocab_size
     return jnp.where(allowed, logits, -jnp.inf), output["cache"]
-
-
-def _predict(objective, params, batch, cache):
-    return objective.apply({"params": params}, batch, cache, method="predict", last_only=True)
 
 
 class _Sampling(NamedTuple):
@@ -252,13 +245,12 @@ def _sample(objective, params, tokens, lengths, real, keys, choice, limits, samp
         found = s.found.at[:, s.step].set(jnp.where(done, -1, token))
         return _Sampling(s.step + 1, cache, token, found, done)
 
-    rows = len(lengths) * samples
-    starts = jnp.repeat(lengths - 1, samples)  # position of each prompt's last token
+    cache, last, starts = _begin(objective, params, tokens, lengths, samples, room)
     state = _Sampling(
         step=jnp.int32(0),
-        cache=_prefill(objective, params, tokens, lengths, samples, room),
-        last=jnp.repeat(tokens[:, -1], samples),
-        found=jnp.full((rows, room), -1, jnp.int32),
+        cache=cache,
+        last=last,
+        found=jnp.full((len(last), room), -1, jnp.int32),
         done=jnp.repeat(~real, samples),
     )
     return jax.lax.while_loop(unfinished, body, state).found.reshape(-1, samples, room)
@@ -283,8 +275,8 @@ def _beam_search(objective, params, tokens, lengths, real, penalty, limits, beam
         return (s.step < limits.max_tokens) & s.open.any()
 
     def body(s):
-        positions = jnp.repeat(starts + s.step, beams)
-        logits, cache = _advance(objective, params, s.cache, s.last.reshape(-1), positions, limits)
+        last = s.last.reshape(-1)
+        logits, cache = _advance(objective, params, s.cache, last, starts + s.step, limits)
         vocab = logits.shape[-1]
         log_p = jax.nn.log_softmax(logits).reshape(rows, beams, vocab) + s.log_p[..., None]
 
@@ -307,7 +299,7 @@ def _beam_search(objective, params, tokens, lengths, real, penalty, limits, beam
         cache_rows = (parent + beams * jnp.arange(rows)[:, None]).reshape(-1)
         return _Beams(
             step=s.step + 1,
-            cache=cache._replace(
+            cache=cache._replace(  # what an encoder said is the same for all beams
                 keys=cache.keys[:, cache_rows], values=cache.values[:, cache_rows]
             ),
             last=jnp.take_along_axis(token, going, axis=1),
@@ -319,13 +311,13 @@ def _beam_search(objective, params, tokens, lengths, real, penalty, limits, beam
         )
 
     rows = len(lengths)
-    starts = lengths - 1  # position of each prompt's last token
+    cache, last, starts = _begin(objective, params, tokens, lengths, beams, room)
     nothing = jnp.full((rows, beams, room), -1, jnp.int32)
     none = jnp.full((rows, beams), -jnp.inf, jnp.float32)
     state = _Beams(
         step=jnp.int32(0),
-        cache=_prefill(objective, params, tokens, lengths, beams, room),
-        last=jnp.repeat(tokens[:, -1:], beams, axis=1),
+        cache=cache,
+        last=last.reshape(rows, beams),
         running=nothing,
         log_p=none.at[:, 0].set(0.0),  # the copies of a prompt are equal: follow one of them
         found=nothing,
@@ -350,9 +342,10 @@ def _limits(objective, prompts, max_tokens, eot_id, vocab_size):
     for i, prompt in enumerate(prompts, start=1):
         _require(len(prompt) > 0, f"Prompt {i} is empty: give it at least one token.")
         # The last new token is not fed, so it needs no position.
-        left = config.max_positions + 1 - len(prompt)
+        taken = len(prompt) if objective.continues else 1  # an answer follows a start token
+        left = config.max_positions + 1 - taken
         _require(
-            left >= 1,
+            len(prompt) <= config.max_positions,
             f"Prompt {i} has {len(prompt)} tokens, but the model has {config.max_positions} "
             "positions: shorten it.",
         )

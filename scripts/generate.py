@@ -1,7 +1,8 @@
-"""Continues prompts with a trained GPT, or fills the [MASK]s of sentences with a trained BERT.
+"""Continues prompts with a trained GPT, answers them with a T5, or fills a BERT's [MASK]s.
 
     python scripts/generate.py --checkpoint=runs/gpt2-tiny --prompt="The file is" --top_p=0.9
     python scripts/generate.py --checkpoint=runs/bert-tiny --prompt="The [MASK] is closed."
+    python scripts/generate.py --checkpoint=runs/t5-tiny --prompt="The <extra_id_0> is closed."
 
 A checkpoint is a --workdir of train.py or a folder in Hugging Face's layout.
 """
@@ -52,12 +53,12 @@ def main(argv):
     name = model.config.objective.name
     if name in ("masked_lm", "electra", "distill"):  # ELECTRA: by its generator
         _fill(model, prompts)
-    elif name == "causal_lm":
+    elif name in ("causal_lm", "seq2seq_lm"):
         _continue(model, prompts)
     else:
         raise UserError(
-            f"{_CHECKPOINT.value} was trained for {name}, which gives no text: name a masked or a "
-            "causal language model."
+            f"{_CHECKPOINT.value} was trained for {name}, which gives no text: name a masked, a "
+            "causal or a sequence-to-sequence language model."
         )
 
 
@@ -91,11 +92,15 @@ def _fill(model: load.Model, prompts: list[str]) -> None:
 
 
 def _continue(model: load.Model, prompts: list[str]) -> None:
-    ids = model.tokenizer.encode_batch(prompts)
+    tokenizer, continues = model.tokenizer, model.objective.continues
+    if continues:
+        ids = tokenizer.encode_batch(prompts)
+    else:  # an input as in training
+        ids = [[*tokenizer.encode_with_sentinels(p), tokenizer.eot_id] for p in prompts]
     common = dict(
         max_tokens=_MAX_TOKENS.value,
-        eot_id=model.tokenizer.eot_id,
-        vocab_size=model.tokenizer.vocab_size,
+        eot_id=tokenizer.eot_id,
+        vocab_size=tokenizer.vocab_size,
         samples=_SAMPLES.value,
     )
     if _BEAMS.value > 1:
@@ -126,7 +131,7 @@ def _continue(model: load.Model, prompts: list[str]) -> None:
         for j, sample in enumerate(samples, start=1):
             if len(prompts) * len(samples) > 1:
                 print(f"--- prompt {i}, sample {j}")
-            print(model.tokenizer.decode(prompt + sample))
+            print(tokenizer.decode(prompt + sample if continues else sample))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,9 @@ SPECIALS = flags.DEFINE_enum(
     ["", *tokenizer_training.SPECIALS],
     "Of a trained vocabulary, if not its kind's.",
 )
+SENTINELS = flags.DEFINE_integer(
+    "sentinels", 0, "Of a sentencepiece that is trained for T5: 100.", lower_bound=0
+)
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the corpus; default: in --cache_dir.")
 CACHE_DIR = flags.DEFINE_string("cache_dir", "~/.cache/bert-to-gpt3", "As data.cache_dir.")
 VALID_FRACTION = flags.DEFINE_float("valid_fraction", 0.02, "Share of held-out documents.")
@@ -51,7 +54,9 @@ def main(argv: list[str]) -> None:
     source = sources.open_source(SOURCE.value, LAYOUT.value)
     with progress.shown() as report:
         if TOKENIZER.value is not None:
-            tokenizer = tokenizers.load(TOKENIZER.value, lowercase=LOWERCASE.value)
+            tokenizer = tokenizers.load(
+                TOKENIZER.value, lowercase=LOWERCASE.value, sentinels=SENTINELS.value or None
+            )
         else:
             wanted = ml_collections.ConfigDict(
                 {
@@ -60,6 +65,7 @@ def main(argv: list[str]) -> None:
                     "vocab_size": VOCAB_SIZE.value,
                     "lowercase": bool(LOWERCASE.value),
                     "specials": SPECIALS.value,
+                    "sentinels": SENTINELS.value,
                 }
             )
             tokenizer = corpus.prepare_tokenizer(source, wanted, cache, report)

@@ -20,6 +20,7 @@ LOWERCASE = flags.DEFINE_bool("lowercase", False, "Lower-case the text, now and 
 SPECIALS = flags.DEFINE_enum(
     "specials", "", ["", *tokenizer_training.SPECIALS], "Special tokens, if not the kind's own."
 )
+SENTINELS = flags.DEFINE_integer("sentinels", 0, "Of a sentencepiece for T5: 100.", lower_bound=0)
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 
 
@@ -35,7 +36,12 @@ def main(argv: list[str]) -> None:
     with progress.shown() as report:
         texts = corpus.Sample(source, report)
         tokenizer = tokenizer_training.train(
-            KIND.value, texts, VOCAB_SIZE.value, LOWERCASE.value, SPECIALS.value
+            KIND.value,
+            texts,
+            VOCAB_SIZE.value,
+            LOWERCASE.value,
+            SPECIALS.value,
+            SENTINELS.value,
         )
     tokenizer.save(output)
     print(f"{output}: {tokenizer.kind}, {tokenizer.vocab_size} tokens")

@@ -14,6 +14,7 @@ class CausalLM(nn.Module):
     network: nn.Module
     logit_chunks: int  # slices of tokens for which logits exist at a time
     weights = losses.ONCE
+    continues = True  # a prompt and what follows it are one text, of max_positions together
 
     def __call__(self, batch, *, train: bool):
         """Returns the loss term and further metrics; reads targets and weights [B T]."""
@@ -35,21 +36,28 @@ class CausalLM(nn.Module):
         logits = self.network.logits(hidden).astype(jnp.float32)
         return nn.with_logical_constraint(logits, ("act_batch", "act_length", "act_vocab"))
 
-    def predict(self, batch, cache: attention.Cache | None = None, *, last_only: bool = False):
+    def predict(self, batch, cache: attention.Cache | None = None):
         """Returns `logits` [B T V] and the `cache` that continues it.
 
         Args:
           batch: tokens, positions and segment_ids, each [B T].
           cache: of the tokens before these, or None.
-          last_only: whether only the last token's logits [B 1 V] are wanted.
         """
         output = self.network(batch, train=False, cache=cache)
-        hidden = output.hidden[:, -1:] if last_only else output.hidden
-        return {"logits": self._logits(hidden), "cache": output.cache}
+        return {"logits": self._logits(output.hidden), "cache": output.cache}
 
-    def empty_cache(self, rows: int, length: int) -> attention.Cache:
-        """Returns a cache with room for `length` tokens in each of `rows` rows."""
-        return self.network.empty_cache(rows, length)
+    def begin(self, batch, room: int):
+        """Returns a cache of all but the last token, that one [B], and its position [B].
+
+        Args:
+          batch: the prompts, padded on the left: tokens, positions and segment_ids, each [B T].
+          room: most new tokens.
+        """
+        rows, length = batch["tokens"].shape
+        cache = self.network.empty_cache(rows, length - 1 + room)
+        before = {name: value[:, :-1] for name, value in batch.items()}
+        cache = self.network(before, train=False, cache=cache).cache
+        return cache, batch["tokens"][:, -1], batch["positions"][:, -1]
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """Returns the operations of a step's products, forward and backward, from field shapes.

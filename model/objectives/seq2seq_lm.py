@@ -21,6 +21,7 @@ class Seq2SeqLM(nn.Module):
     network: nn.Module
     logit_chunks: int  # slices of tokens for which logits exist at a time
     weights: Mapping[str, float]  # of z_loss
+    continues = False  # a prompt is the encoder's, what answers it the decoder's
 
     def __call__(self, batch, *, train: bool):
         """Returns the loss terms and further metrics; reads targets and weights [B U]."""
@@ -44,21 +45,19 @@ class Seq2SeqLM(nn.Module):
         logits = self.network.logits(hidden).astype(jnp.float32)
         return nn.with_logical_constraint(logits, ("act_batch", "act_length", "act_vocab"))
 
-    def predict(self, batch, cache: attention.Cache | None = None, *, last_only: bool = False):
+    def predict(self, batch, cache: attention.Cache | None = None):
         """Returns `logits` [B U V] and the `cache` that continues it.
 
         Args:
           batch: what the network reads; with a cache, the decoder's next tokens as `tokens` and
             `segment_ids`, each [B U].
           cache: of the decoder's tokens before these, or None.
-          last_only: whether only the last token's logits [B 1 V] are wanted.
         """
         if cache is None:
             output = self.network(batch, train=False)
         else:
             output = self.network.extend(batch["tokens"], batch["segment_ids"], cache)
-        hidden = output.hidden[:, -1:] if last_only else output.hidden
-        return {"logits": self._logits(hidden), "cache": output.cache}
+        return {"logits": self._logits(output.hidden), "cache": output.cache}
 
     def begin(self, batch, room: int):
         """Returns a cache for `room` tokens, the first token to feed [B] and its position [B].

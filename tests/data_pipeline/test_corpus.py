@@ -226,6 +226,7 @@ def settings(**changes):
         "vocab_size": 300,
         "lowercase": True,
         "specials": "",
+        "sentinels": 0,
     }
     return ml_collections.ConfigDict(values | changes)
 

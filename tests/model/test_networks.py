@@ -132,7 +132,7 @@ def test_cache_continues_as_if_recomputed():
     objective = tiny.objective(c)
     fields = {k: batch[k] for k in ("tokens", "positions", "segment_ids")}
     whole = objective.apply({"params": params}, fields, method="predict")["logits"]
-    cache = objective.apply({"params": params}, 3, 20, method="empty_cache")
+    cache = objective.network.empty_cache(3, 20)
     pieces = []
     for start, stop in ((0, 5), (5, 6), (6, 16)):
         part = {k: v[:, start:stop] for k, v in fields.items()}

@@ -29,6 +29,7 @@ from training.huggingface import (
 #
 # A family may have functions besides those that all have: `adapt` and `restore` change tensors
 # after they are read and before they are written, `select` picks the groups of a run to export.
+# SENTINELS is how many of them its vocabularies have where a folder does not say.
 FAMILIES = {
     "bert": bert,
     "albert": albert,
@@ -86,7 +87,7 @@ def load(folder: str | os.PathLike) -> Checkpoint:
     objective, groups = family.objective(params)
     absent = [group for group in groups if group not in params]
     missing = [path for group in absent for path in mapping.paths(family.TABLE, [group]) or [group]]
-    tokenizer = files.read_tokenizer(folder)
+    tokenizer = files.read_tokenizer(folder, getattr(family, "SENTINELS", 0))
     if tokenizer is not None and tokenizer.vocab_size > model["vocab_size"]:
         raise UserError(
             f"The vocabulary in {folder} has {tokenizer.vocab_size} tokens but its model only "

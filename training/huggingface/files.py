@@ -80,11 +80,15 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self._files)
 
 
-def read_tokenizer(folder: str | os.PathLike) -> tokenizers.Tokenizer | None:
+def read_tokenizer(folder: str | os.PathLike, sentinels: int = 0) -> tokenizers.Tokenizer | None:
     """Reads the vocabulary beside the weights; None where there is none.
 
     Older checkpoints hold vocab.txt or vocab.json and merges.txt; what `transformers` 5 writes is
     tokenizer.json alone.
+
+    Args:
+      folder: of the checkpoint.
+      sentinels: how many the vocabulary has where the folder does not say.
 
     Raises:
       UserError: if it is damaged, or of a kind that we do not have.
@@ -92,7 +96,10 @@ def read_tokenizer(folder: str | os.PathLike) -> tokenizers.Tokenizer | None:
     folder = pathlib.Path(folder)
     layouts = [names for group in tokenizers.LAYOUTS.values() for names in group]
     if any(all((folder / name).exists() for name in names) for names in layouts):
-        return tokenizers.load(folder)
+        tokenizer = tokenizers.load(folder)
+        if sentinels and not tokenizer.sentinel_ids:
+            tokenizer = tokenizers.load(folder, sentinels=sentinels)
+        return tokenizer
     if not (folder / TOKENIZER).exists():
         return None
     content = _read_json(folder / TOKENIZER)

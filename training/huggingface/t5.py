@@ -9,6 +9,7 @@ from errors import UserError
 from training.huggingface import mapping
 
 NETWORK = "encoder_decoder"  # of config.model.name
+SENTINELS = 100
 
 _R, _K = mapping.Row, mapping.Knob
 
