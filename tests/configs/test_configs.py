@@ -17,7 +17,8 @@ CONFIGS = pathlib.Path(common.__file__).parent
 PAGES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "common"))
 
 # From the tensor shapes of the released checkpoints: the token table once (tied); for BERT with
-# pooler, masked-LM and next-sentence heads; for GPT-2 the authors' corrected counts.
+# pooler, masked-LM and next-sentence heads; for GPT-2 the authors' corrected counts; T5's table has
+# 28 rows more than there are tokens.
 PUBLISHED = [
     ("bert", "base", {}, 110_106_428),
     ("bert", "large", {}, 336_226_108),
@@ -27,6 +28,16 @@ PUBLISHED = [
     ("gpt2", "355m", {}, 354_823_168),
     ("gpt2", "774m", {}, 774_030_080),
     ("gpt2", "1558m", {}, 1_557_611_200),
+    ("t5", "small", {}, 60_506_624),
+    ("t5", "base", {}, 222_903_552),
+    ("t5", "large", {}, 737_668_096),
+    ("t5", "3b", {}, 2_851_598_336),
+    ("t5", "11b", {}, 11_307_321_344),
+    ("t5", "1.1-small", {}, 76_961_152),
+    ("t5", "1.1-base", {}, 247_577_856),
+    ("t5", "1.1-large", {}, 783_150_080),
+    ("t5", "1.1-xl", {}, 2_849_757_184),
+    ("t5", "1.1-xxl", {}, 11_135_332_352),
 ]
 # From the papers' tensor shapes, with all pre-training heads. RoBERTa: the released table has two
 # rows that are never read. ELECTRA: generator and discriminator, what they share counted once.

@@ -37,6 +37,7 @@ def gradients(seed=0):
         ("constant", {0: 0, 5: 0.5, 10: 1, 60: 1, 110: 1}),
         ("linear", {0: 0, 5: 0.5, 10: 1, 60: 0.55, 110: 0.1, 200: 0.1}),
         ("cosine", {0: 0, 5: 0.5, 10: 1, 60: 0.55, 110: 0.1, 200: 0.1}),
+        ("inverse_square_root", {0: 10**-0.5, 10: 10**-0.5, 40: 40**-0.5, 110: 110**-0.5}),
         ("linear_from_start", {0: 0, 5: 0.5, 9: 0.9, 11: 0.91, 55: 0.55, 110: 0.1}),
     ],
 )
@@ -175,7 +176,7 @@ def test_clipping_uses_the_global_norm():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("name", "adam2", "Choose one of: adamw, lamb"),
+        ("name", "adam2", "Choose one of: adafactor, adamw, lamb"),
         ("layer_decay", 1.5, "layer_decay=1.5 must be in"),
         ("schedule", "cosin", "Did you mean 'cosine'"),
         ("no_decay", ("(",), "config.optim.no_decay"),
@@ -189,3 +190,65 @@ def test_wrong_values_are_told(key, value, message):
     c[key] = value
     with pytest.raises(UserError, match=message):
         optimizer.build(c, 10)
+
+
+MATRICES = {"square": (130, 200), "heads": (150, 4, 40), "narrow": (300, 100), "gain": (200,)}
+
+
+def matrices(seed, scale=1.0):
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: jnp.asarray(scale * rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    blocks = {name: draw(2, *shape) for name, shape in MATRICES.items()}
+    return {"stack": {"blocks": blocks}, "table": draw(256, 130)}
+
+
+def test_adafactor_equals_optax_matrix_by_matrix():
+    """Layers and heads as the matrices that they are; the library's own takes one array for one."""
+    ours = optimizer.build(config(name="adafactor", weight_decay=0.0), 10)
+    theirs = optax.chain(
+        optax.scale_by_factored_rms(),
+        optax.clip_by_block_rms(1.0),
+        optax.scale_by_param_block_rms(),
+        optax.scale(-0.1),
+    )
+
+    def apart(tree):
+        """Each layer's matrix by itself."""
+        blocks = tree["stack"]["blocks"]
+        layers = [(name, x[i].reshape(len(x[i]), -1)) for name, x in blocks.items() for i in (0, 1)]
+        layers = {f"{name}{i}": x for i, (name, x) in enumerate(layers)}
+        layers = {k: x[:, 0] if k.startswith("gain") else x for k, x in layers.items()}
+        return layers | {"table": tree["table"]}
+
+    a = matrices(0, scale=0.3)
+    b = apart(a)
+    sa, sb = ours.init(a), theirs.init(b)
+    for i in range(1, 4):
+        g = matrices(i, scale=10.0 if i == 2 else 0.1)  # one that is clipped
+        u, sa = jax.jit(ours.update)(g, sa, a)
+        a = optax.apply_updates(a, u)
+        u, sb = theirs.update(apart(g), sb, b)
+        b = optax.apply_updates(b, u)
+    for name, value in apart(a).items():
+        np.testing.assert_allclose(value, b[name], rtol=2e-5, atol=1e-7, err_msg=name)
+
+
+def test_adafactor_keeps_rows_and_columns_where_both_are_long():
+    state = optimizer.scale_by_adafactor().init(matrices(0))
+    shapes = {
+        name: [None if x is None else x.shape for x in moments]
+        for name, moments in state.moments["stack"]["blocks"].items()
+    }
+    assert shapes == {
+        "square": [(2, 130), (2, 200), None],
+        "heads": [(2, 150), (2, 4, 40), None],
+        "narrow": [None, None, (2, 300, 100)],
+        "gain": [None, None, (2, 200)],
+    }
+
+
+def test_frozen_parameters_have_no_moments():
+    ours = optimizer.build(config(name="adafactor", frozen=("table",)), 10)
+    params = matrices(0)
+    updates, _ = ours.update(matrices(1), ours.init(params), params)
+    assert not updates["table"].any() and updates["stack"]["blocks"]["heads"].any()

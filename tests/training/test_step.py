@@ -18,6 +18,8 @@ MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
 
 
 def make_batch(page, rows=16, length=16):
+    if page == "t5":
+        return batches.seq2seq_lm(rows, length, 12, tiny.VOCAB, padding=2)
     if page != "gpt2":
         return batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=2)
     return batches.causal_lm(rows, length, tiny.VOCAB)
@@ -99,11 +101,12 @@ def test_every_mesh_gives_the_same_losses(page, shape, devices, reference, capfd
     assert "rematerialization" not in capfd.readouterr().err.lower()
 
 
-@pytest.mark.parametrize("page", ["albert", "electra"])
+@pytest.mark.parametrize("page", ["albert", "electra", "t5"])
 def test_shared_layers_and_samples_are_the_same_on_a_mesh(page, devices, reference, capfd):
-    """ELECTRA samples the same tokens wherever its rows lie."""
+    """ELECTRA samples the same tokens wherever its rows lie; T5's layers share a bias."""
     c = tiny.config(page, **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
-    c.model.embed_width = 16
+    if "embed_width" in c.model:
+        c.model.embed_width = 16
     got = Run(c, (2, 2, 2), devices).losses(make_batch(page))
     np.testing.assert_allclose(got, reference(page), rtol=2e-5)
     assert "rematerialization" not in capfd.readouterr().err.lower()
@@ -140,6 +143,25 @@ def test_tensor_parallel_parameters_are_cut_where_the_rules_say(devices):
     assert spec(blocks["mlp"]["down"]["kernel"]) == (None, "tensor", "fsdp")
     # 97 tokens divide by nothing: the table stays whole along them.
     assert spec(run.state.params["network"]["embedder"]["tokens"]["table"]) == (None, "fsdp")
+
+
+def test_factored_moments_are_cut_as_their_parameter_is(devices):
+    c = tiny.config("t5", **{"model.width": 128, "model.head_size": 32, "model.vocab_size": 256})
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, devices)
+    init = state.Init(tiny.objective(c), optimizer.build(c.optim, c.total_steps))
+    moments = init.abstract(mesh, sharding.check_rules(c.rules)).opt_state[0].moments["network"]
+
+    def places(moments):
+        return [None if x is None else (x.shape, tuple(x.sharding.spec)) for x in moments]
+
+    blocks = moments["decoder"]["stack"]["blocks"]
+    assert places(blocks["cross_attention"]["query"]["kernel"]) == [
+        ((2, 128), (None, "fsdp")),
+        ((2, 4, 32), (None, "tensor", None)),
+        None,
+    ]
+    assert places(moments["tokens"]["table"]) == [((256,), ("tensor",)), ((128,), ("fsdp",)), None]
+    assert places(blocks["mlp_norm"]["scale"]) == [None, None, ((2, 128), (None, None))]
 
 
 def test_activation_constraints_reach_the_compiler(devices):
@@ -180,7 +202,7 @@ GOLDEN = {  # loss and gradient norm of the first three steps, recorded on the C
 }
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2"])
+@pytest.mark.parametrize("page", ["bert", "gpt2", "t5"])
 def test_golden_steps(page, reference):
     np.testing.assert_allclose(reference(page), GOLDEN[page], rtol=1e-4)
 
