@@ -35,6 +35,9 @@ def base() -> ml_collections.ConfigDict:
     config.batch_size = 256  # rows in one step, over all devices and microbatches
     config.microbatches = 1  # the step runs this many slices of the batch one after another
     config.total_steps = 1000
+    # The first steps have `start` rows, and then more and more, in equal parts of batch_size, which
+    # all of them have from step `steps` on (GPT-3, appendix B). 0: no ramp.
+    config.batch_ramp = ml_collections.ConfigDict({"start": 0, "steps": 0})
     config.model = ml_collections.ConfigDict()  # the fields of a network's configuration
     config.objective = ml_collections.ConfigDict({"name": ""})
     config.data = data()
@@ -205,7 +208,8 @@ def network(name: str, **knobs) -> ml_collections.ConfigDict:
 
 def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Shrinks any config to one that runs on a laptop in a minute, in place."""
-    config.batch_size = 8
+    config.batch_size, config.microbatches = 8, 1
+    config.batch_ramp.update(start=0, steps=0)
     config.total_steps = 20
     config.data.source = "embedded"
     config.data.tokenizer.path = None

@@ -98,6 +98,11 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
     del objective
     fixed = {"norm_first": True, "token_types": 0}
     mapping.require(model, fixed, "in config.model is beyond GPT-2's layout")
+    if any(model.get("bands", (0,))):
+        raise UserError(
+            f"bands={tuple(model['bands'])} in config.model is beyond GPT-2's layout, which has "
+            "dense attention only: train with bands=(0,) what is to be exported."
+        )
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
