@@ -105,7 +105,7 @@ def spend(config, rows, ramp_tokens):
     """Sets the batch's ramp, and the schedule's steps from what the paper gives in tokens.
 
     The ramp is linear in the steps, and so is the warm-up, although it lies inside the ramp: they
-    reach the paper's number of tokens at their ends, and within 1 % of it everywhere behind.
+    reach the number of tokens that the paper gives at their ends.
     """
     first, full = FIRST_ROWS * LENGTH, rows * LENGTH
     ramp_steps = ramp_tokens / ((first + full) / 2)
