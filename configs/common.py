@@ -87,7 +87,7 @@ def data() -> ml_collections.ConfigDict:
     config.valid_fraction = 0.02  # of the documents, chosen by a hash of their text
     config.tokenizer = ml_collections.ConfigDict(
         {
-            "kind": "wordpiece",  # wordpiece, byte_bpe, sentencepiece
+            "kind": "wordpiece",  # wordpiece, byte_bpe, word_bpe, sentencepiece
             "path": config_dict.placeholder(str),  # a vocabulary file or folder; none: train one
             "vocab_size": 30522,
             "lowercase": True,

@@ -11,11 +11,21 @@ from typing import Any, NamedTuple
 import errors
 from data_pipeline import tokenizers
 from errors import UserError
-from training.huggingface import albert, bert, distilbert, electra, files, gpt2, mapping, roberta
+from training.huggingface import (
+    albert,
+    bert,
+    distilbert,
+    electra,
+    files,
+    gpt2,
+    mapping,
+    openai_gpt,
+    roberta,
+)
 
-# By `model_type` in config.json, which is also the name of the paper's page in configs/. For an
-# export the first one is taken whose layout has a place for all of the model: without token types
-# that is DistilBERT's for its epsilon of 1e-12, else RoBERTa's.
+# By `model_type` in config.json, which is also the name of the paper's page in configs/, unless the
+# family has another PAGE. For an export the first one is taken whose layout has a place for all of
+# the model: without token types that is DistilBERT's for its epsilon of 1e-12, else RoBERTa's.
 #
 # A family may have functions besides those that all have: `adapt` and `restore` change tensors
 # after they are read and before they are written, `select` picks the groups of a run to export.
@@ -26,6 +36,7 @@ FAMILIES = {
     "distilbert": distilbert,
     "roberta": roberta,
     "gpt2": gpt2,
+    "openai-gpt": openai_gpt,
 }
 
 
