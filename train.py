@@ -63,6 +63,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     warm_start.complete(config)
     mesh = sharding.make_mesh(config.mesh)
     loader.check_batch(config.batch_size, config.microbatches, mesh)
+    sizes = loader.sizes(config)
     rules = sharding.check_rules(config.rules)
     objective = objectives.build(config, mesh.devices.flat[0].platform)
     schedule = optimizer.schedule(config.optim, config.total_steps)
@@ -82,6 +83,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
             keep_best=config.checkpoint.keep_best,
         )
         meta = {"tokenizer": data.tokenizer.fingerprint, "batch_size": config.batch_size}
+        meta["batch_ramp"] = config.batch_ramp.to_dict()
         restored = checkpoints.restore(abstract)
         if restored is None:
             state = init.sharded(jax.random.key(config.seed), abstract)
@@ -113,6 +115,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
             total_steps=config.total_steps,
             tokens_per_step=config.batch_size * config.data.length,
             flops_per_step=objective.flops(shapes),
+            full_steps=lambda step: sizes.before(step) / sizes.full,
             tensorboard=config.log.tensorboard,
             profile=tuple(config.log.profile),
             primary=jax.process_index() == 0,
@@ -148,6 +151,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
                 batches(
                     data.train,
                     microbatches=config.microbatches,
+                    ramp=sizes,
                     workers=config.data.workers,
                     prefetch=config.data.prefetch,
                     start_step=first,
@@ -204,6 +208,11 @@ def _check_continues(saved, now, workdir):
             f"The run in {workdir} has config.batch_size={saved['batch_size']}: keep it (to save "
             "memory raise config.microbatches), or choose another --workdir with "
             f"config.init_from={workdir}."
+        )
+    if saved.get("batch_ramp", now["batch_ramp"]) != now["batch_ramp"]:
+        raise errors.UserError(
+            f"The run in {workdir} has config.batch_ramp={saved['batch_ramp']}: keep it, or choose "
+            f"another --workdir with config.init_from={workdir}."
         )
 
 

@@ -35,6 +35,9 @@ def base() -> ml_collections.ConfigDict:
     config.batch_size = 256  # rows in one step, over all devices and microbatches
     config.microbatches = 1  # the step runs this many slices of the batch one after another
     config.total_steps = 1000
+    # The first steps have `start` rows, and then more and more, in equal parts of batch_size, which
+    # all of them have from step `steps` on (GPT-3, appendix B). 0: no ramp.
+    config.batch_ramp = ml_collections.ConfigDict({"start": 0, "steps": 0})
     config.model = ml_collections.ConfigDict()  # the fields of a network's configuration
     config.objective = ml_collections.ConfigDict({"name": ""})
     config.data = data()
@@ -84,7 +87,7 @@ def data() -> ml_collections.ConfigDict:
     config.valid_fraction = 0.02  # of the documents, chosen by a hash of their text
     config.tokenizer = ml_collections.ConfigDict(
         {
-            "kind": "wordpiece",  # wordpiece, byte_bpe, sentencepiece
+            "kind": "wordpiece",  # wordpiece, byte_bpe, word_bpe, sentencepiece
             "path": config_dict.placeholder(str),  # a vocabulary file or folder; none: train one
             "vocab_size": 30522,
             "lowercase": True,
@@ -214,7 +217,8 @@ def network(name: str, **knobs) -> ml_collections.ConfigDict:
 
 def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Shrinks any config to one that runs on a laptop in a minute, in place."""
-    config.batch_size = 8
+    config.batch_size, config.microbatches = 8, 1
+    config.batch_ramp.update(start=0, steps=0)
     config.total_steps = 20
     config.data.source = "embedded"
     config.data.tokenizer.path = None

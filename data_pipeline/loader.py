@@ -2,13 +2,16 @@
 
 Row r of step s is row s * batch_size + r of the dataset, whatever the mesh and the number of
 processes; each process builds only the rows that its own devices hold.
+
+While the batch grows (see `Sizes`), the rows of a step follow those of the one before, and the rest
+of the batch is padding: its shape stays, and the train step skips microbatches without a token.
 """
 
 import collections
 import concurrent.futures
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import grain
 import jax
@@ -24,15 +27,54 @@ _FOREVER = 1 << 40  # steps
 
 
 @dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How many rows each step has: `full`, or at first fewer (GPT-3, appendix B).
+
+    The batch grows linearly with the steps, from `start` rows in the first one to all from step
+    `steps` on, always a multiple of `start`. Both 0: no ramp.
+    """
+
+    full: int
+    start: int = 0
+    steps: int = 0
+
+    def rows(self, step: int) -> int:
+        """Rows of a step, the first being 0."""
+        return int(self._of_ramp(step)) if step < self.steps else self.full
+
+    def before(self, step: int) -> int:
+        """Rows of all steps before this one."""
+        ramp = min(step, self.steps)
+        rows = int(self._of_ramp(np.arange(ramp)).sum()) if ramp else 0
+        return rows + (step - ramp) * self.full
+
+    def _of_ramp(self, step):
+        more = self.full // self.start - 1  # rounded to the nearest number of equal parts
+        return self.start * (1 + (2 * more * step + self.steps) // (2 * self.steps))
+
+
+@dataclasses.dataclass(frozen=True)
 class _LocalBatch:
     """Maps a step to this process's rows of its batch; picklable."""
 
     dataset: pipeline.Dataset
-    batch_size: int
+    sizes: Sizes
+    microbatches: int
     rows: np.ndarray  # which rows of the batch, rising
 
     def __call__(self, step: int) -> rows.Rows:
-        return self.dataset.batch(step * self.batch_size + self.rows)
+        # Microbatch m has the rows m, m + M, ...: of a smaller batch the first ones are full.
+        used = self.sizes.rows(step) * self.microbatches // self.sizes.full
+        turn, place = np.divmod(self.rows, self.microbatches)
+        real = place < used
+        index = self.sizes.before(step) + (turn * used + place)[real]
+        batch = self.dataset.batch(index)
+        if real.all():
+            return batch
+        padded = {name: np.zeros((len(real), *x.shape[1:]), x.dtype) for name, x in batch.items()}
+        for name, value in batch.items():
+            padded[name][real] = value
+        return padded
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -50,6 +92,25 @@ def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
         )
 
 
+def sizes(config: Mapping) -> Sizes:
+    """Returns the rows of each step, from a whole config.
+
+    Raises:
+      UserError: for a ramp that the batch or its microbatches cannot follow.
+    """
+    full, start, steps = config.batch_size, config.batch_ramp.start, config.batch_ramp.steps
+    if start == steps == 0:
+        return Sizes(full)
+    part = full // config.microbatches
+    if steps < 1 or start < 1 or start % part or full % start:
+        raise UserError(
+            f"config.batch_ramp={{start: {start}, steps: {steps}}} must be 0 and 0 (no ramp), or "
+            f"start divide config.batch_size={full} and be a multiple of the {part} rows of a "
+            "microbatch (raise config.microbatches), and steps be at least 1."
+        )
+    return Sizes(full, start, steps)
+
+
 class Loader:
     """Iterates over the batches of steps start_step, ..., end_step - 1: fields of global arrays.
 
@@ -64,6 +125,7 @@ class Loader:
         mesh: Mesh,
         batch_size: int,
         microbatches: int = 1,
+        ramp: Sizes | None = None,
         workers: int = 0,
         prefetch: int = 8,
         start_step: int = 0,
@@ -76,6 +138,7 @@ class Loader:
           mesh: with the axes `data` and `fsdp`, over which the rows are spread.
           batch_size: rows in a step, over all processes.
           microbatches: slices of a step; each must spread evenly over the mesh.
+          ramp: the rows of each step; None: batch_size.
           workers: processes that build batches; 0: a thread of this one does.
           prefetch: batches built and on the devices ahead.
           start_step: the first step.
@@ -91,7 +154,7 @@ class Loader:
         for index in self._sharding.addressable_devices_indices_map((batch_size,)).values():
             held[index] = True
         self._rows = np.flatnonzero(held)
-        self._make = _LocalBatch(dataset, batch_size, self._rows)
+        self._make = _LocalBatch(dataset, ramp or Sizes(batch_size), microbatches, self._rows)
         self._workers = workers
         self._prefetch = max(1, prefetch)
         self._end_step = _FOREVER if end_step is None else end_step

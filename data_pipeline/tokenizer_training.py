@@ -1,4 +1,4 @@
-"""Training vocabularies: WordPiece, byte-level BPE and SentencePiece, each with its specials."""
+"""Training vocabularies of every kind, each with its special tokens."""
 
 import collections
 import io
@@ -33,7 +33,7 @@ def train(
 
     Args:
       kind: a name in `tokenizers.KINDS`.
-      texts: read twice by WordPiece, so not an iterator.
+      texts: read twice by WordPiece and word BPE, so not an iterator.
       vocab_size: V, special tokens and sentinels included; a small text may give fewer.
       lowercase: lower-case the text, now and in use.
       specials: whose special tokens it gets, see SPECIALS.
@@ -46,6 +46,11 @@ def train(
     if kind == "byte_bpe" and lowercase:
         raise UserError(
             "Byte-level BPE keeps the case of letters: set the tokenizer's lowercase to False."
+        )
+    if kind == "word_bpe" and not lowercase:
+        raise UserError(
+            "Word BPE lower-cases, as GPT-1's: set the tokenizer's lowercase to True, or its kind "
+            "to byte_bpe."
         )
     if specials and SPECIALS.get(specials) != kind:
         choices = ", ".join(f"{name} (of {k})" for name, k in SPECIALS.items())
@@ -118,6 +123,34 @@ def _train_byte_bpe(
     return tokenizers.bpe_files({token: i for i, token in enumerate(tokens)}, merges)
 
 
+def _train_word_bpe(
+    texts: Iterable[str], vocab_size: int, lowercase: bool, specials: str
+) -> dict[str, bytes]:
+    del lowercase, specials
+    end = tokenizers.END_OF_WORD
+    backend = tokenizers.bert_backend(models.BPE(unk_token="<unk>", end_of_word_suffix=end), True)
+    counts = collections.Counter()
+    for text in texts:
+        counts.update(backend.normalizer.normalize_str(text))
+    ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+    alphabet = sorted(ranked[: min(1000, max(100, vocab_size // 8))])
+    # As in WordPiece, the library would number them in the random order of a hash table.
+    last = [c + end for c in alphabet]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        special_tokens=["<unk>", *alphabet, *last],  # in the order of the released vocabulary
+        limit_alphabet=len(alphabet),
+        initial_alphabet=alphabet,
+        end_of_word_suffix=end,
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    merges = json.loads(backend.to_str())["model"]["merges"]
+    vocab = backend.get_vocab()
+    tokens = [*sorted(vocab, key=vocab.get), tokenizers.END_OF_LINE]
+    return tokenizers.bpe_files({token: i for i, token in enumerate(tokens)}, merges)
+
+
 def _train_sentencepiece(
     texts: Iterable[str], vocab_size: int, lowercase: bool, specials: str
 ) -> dict[str, bytes]:
@@ -157,5 +190,6 @@ def _train_sentencepiece(
 TRAINERS: dict[str, Callable[[Iterable[str], int, bool, str], dict[str, bytes]]] = {
     "wordpiece": _train_wordpiece,
     "byte_bpe": _train_byte_bpe,
+    "word_bpe": _train_word_bpe,
     "sentencepiece": _train_sentencepiece,
 }

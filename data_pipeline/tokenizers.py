@@ -1,4 +1,4 @@
-"""One interface over WordPiece, byte-level BPE and SentencePiece: load, use, save.
+"""One interface over WordPiece, BPE of words and of bytes, and SentencePiece: load, use, save.
 
 A tokenizer is a kind, a case rule and the files of its published layout, kept as bytes: that is
 what is pickled, hashed and saved. Special tokens are never found in text: "[MASK]" or
@@ -24,14 +24,21 @@ import errors
 from errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
-# Role -> its published names: BERT and ALBERT, RoBERTa and T5, XLNet, GPT-2.
+END_OF_WORD = "</w>"
+# Between documents: GPT-1's vocabulary has no end of text, but an end of line, which its splitting
+# into words never produces.
+END_OF_LINE = "\n</w>"
+# GPT-1's for fine-tuning (train.py): they start, separate and end what is classified.
+GPT_SPECIALS = ("_start_", "_delimiter_", "_classify_")
+# Role -> its published names: BERT and ALBERT, RoBERTa and T5, XLNet, GPT-2, GPT-1.
 ROLES = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]", "<s>", "<cls>"),
-    "sep": ("[SEP]", "</s>", "<sep>"),
+    "cls": ("[CLS]", "<s>", "<cls>", "_classify_"),
+    "sep": ("[SEP]", "</s>", "<sep>", "_delimiter_"),
     "mask": ("[MASK]", "<mask>"),
-    "eot": (END_OF_TEXT, "</s>"),
+    "eot": (END_OF_TEXT, "</s>", END_OF_LINE),
+    "start": ("_start_",),
 }
 # Byte-level BPE writes bytes as printable characters: these are space, newline, tab and return.
 BYTE_SPACES = ("Ġ", "Ċ", "ĉ", "č")
@@ -44,7 +51,8 @@ class Tokenizer:
       kind: the name in `KINDS`.
       lowercase: whether text is lower-cased first.
       vocab_size: V.
-      pad_id, unk_id, cls_id, sep_id, mask_id, eot_id: None where the vocabulary has no such token.
+      pad_id, unk_id, cls_id, sep_id, mask_id, eot_id, start_id: None where the vocabulary has no
+        such token.
       special_ids: those of them that exist, ascending.
       doubles_sep: whether two separators stand between the segments of a pair, as in RoBERTa's.
       sentinel_ids: of <extra_id_0>, <extra_id_1>, ...: the last ids, counting down (T5); ().
@@ -75,6 +83,7 @@ class Tokenizer:
         }
         self.pad_id, self.unk_id, self.cls_id = ids["pad"], ids["unk"], ids["cls"]
         self.sep_id, self.mask_id, self.eot_id = ids["sep"], ids["mask"], ids["eot"]
+        self.start_id = ids["start"]
         self.special_ids = tuple(sorted({i for i in ids.values() if i is not None}))
         self.doubles_sep = self.cls_id is not None and self._tokens[self.cls_id] == "<s>"
         self.continues_word = np.array([self._continues(token) for token in self._tokens])
@@ -176,6 +185,38 @@ class ByteBpe(Tokenizer):
         return not token.startswith(BYTE_SPACES)
 
 
+class WordBpe(Tokenizer):
+    """GPT-1's: BERT's lower-casing and splitting, then merges of characters within each word.
+
+    The last piece of a word ends in `</w>`. The released code splits by spaCy and repairs text by
+    ftfy; like `transformers` without them this splits as BERT does, which loses line ends.
+    """
+
+    kind = "word_bpe"
+
+    def _read(self) -> list[str]:
+        vocab = json.loads(self._files["vocab.json"])
+        if "<unk>" not in vocab:
+            raise UserError("The word BPE vocabulary has no <unk>: give one of GPT-1's kind.")
+        merges = _merges(self._files["merges.txt"])
+        model = models.BPE(
+            vocab, merges, unk_token="<unk>", end_of_word_suffix=END_OF_WORD, fuse_unk=False
+        )
+        self._backend = bert_backend(model, lowercase=True)
+        self._backend.decoder = decoders.BPEDecoder(suffix=END_OF_WORD)
+        return sorted(vocab, key=vocab.get)
+
+    def with_specials(self) -> "WordBpe":
+        """Returns it with GPT_SPECIALS behind the other tokens, or itself where it has them."""
+        vocab = json.loads(self._files["vocab.json"])
+        for token in GPT_SPECIALS:
+            vocab.setdefault(token, len(vocab))
+        return WordBpe(bpe_files(vocab, _merges(self._files["merges.txt"])), self.lowercase)
+
+    def _continues(self, token: str) -> bool:
+        return False  # told by the piece before, not by the piece
+
+
 class SentencePiece(Tokenizer):
     """ALBERT's, XLNet's and T5's: a SentencePiece model, lower-casing before it where asked.
 
@@ -246,10 +287,12 @@ def albert_clean(text: str) -> str:
     return "".join(c for c in text if not unicodedata.combining(c))
 
 
-KINDS: dict[str, type[Tokenizer]] = {c.kind: c for c in (WordPiece, ByteBpe, SentencePiece)}
+KINDS: dict[str, type[Tokenizer]] = {
+    c.kind: c for c in (WordPiece, ByteBpe, WordBpe, SentencePiece)
+}
 
 
-def bert_backend(model: models.WordPiece, lowercase: bool) -> Backend:
+def bert_backend(model: models.Model, lowercase: bool) -> Backend:
     """Returns a pipeline with BERT's basic splitting around a model."""
     backend = Backend(model)
     # Lower-casing also strips accents, as in the released code.
@@ -265,6 +308,7 @@ def bert_backend(model: models.WordPiece, lowercase: bool) -> Backend:
 LAYOUTS = {
     "wordpiece": (("vocab.txt",),),
     "byte_bpe": (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")),
+    "word_bpe": (("vocab.json", "merges.txt"), ("encoder_bpe_40000.json", "vocab_40000.bpe")),
     "sentencepiece": (("spiece.model",), ("sentencepiece.bpe.model",), ("tokenizer.model",)),
 }
 SUFFIX_KINDS = {".txt": "wordpiece", ".model": "sentencepiece"}
@@ -294,6 +338,8 @@ def load(
     if not path.exists():
         raise UserError(f"There is no vocabulary at {path}: correct the path.")
     found, paths = _find(path)
+    if found == "byte_bpe" and _ends_words(paths[0]):
+        found = "word_bpe"
     if kind is not None and errors.one_of("tokenizer kind", kind, KINDS) != found:
         raise UserError(f"{path} is a {found} vocabulary: set the tokenizer's kind to {found}.")
     try:
@@ -336,6 +382,15 @@ def _find(path: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
     raise UserError(f"{path} holds no vocabulary: give a folder with one of: {layouts}.")
 
 
+def _ends_words(vocab: pathlib.Path) -> bool:
+    """Whether a BPE vocabulary is GPT-1's: one of bytes would have a token for the space."""
+    try:
+        tokens = json.loads(vocab.read_bytes())
+        return "Ġ" not in tokens and any(token.endswith(END_OF_WORD) for token in tokens)
+    except (ValueError, OSError):
+        return False  # told by `load`, as of any damaged vocabulary
+
+
 def _canonical(files: dict[str, bytes]) -> dict[str, bytes]:
     """Rewrites files so that equal vocabularies are equal bytes, whoever wrote them."""
     if "vocab.txt" in files:
@@ -361,7 +416,7 @@ def _merges(content: bytes) -> list[tuple[str, ...]]:
 
 
 def bpe_files(vocab: dict[str, int], merges: Iterable[Sequence[str]]) -> dict[str, bytes]:
-    """Returns the published files of a byte-level BPE."""
+    """Returns the published files of a BPE."""
     vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
     lines = ["#version: 0.2", *map(" ".join, merges), ""]
     return {
@@ -376,7 +431,7 @@ def _settings(folder: pathlib.Path) -> dict:
 
 
 def _is_lowercase(tokenizer: Tokenizer) -> bool:
-    if tokenizer.kind == "byte_bpe":
-        return False
+    if tokenizer.kind in ("byte_bpe", "word_bpe"):
+        return tokenizer.kind == "word_bpe"
     tokens = map(tokenizer.id_to_token, range(tokenizer.vocab_size))
     return not any(t != t.lower() for t in tokens if not t.startswith(("[", "<")))

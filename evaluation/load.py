@@ -123,7 +123,9 @@ def published_config(
       published: the checkpoint, with its tokenizer.
       vocabulary: where the vocabulary lies.
     """
-    config = importlib.import_module(f"configs.{published.family}").get_config()
+    family = huggingface.FAMILIES[published.family]
+    page = getattr(family, "PAGE", published.family)
+    config = importlib.import_module(f"configs.{page}").get_config()
     config.model.update(published.model, dtype="float32")
     if config.objective.name == published.objective["name"]:
         config.objective.update(published.objective)

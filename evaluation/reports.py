@@ -29,6 +29,7 @@ RULE = (
     "seed, the **budget is too small** to tell. ± is the standard deviation over the seeds, n "
     "their number."
 )
+COSTS = ("parameters", "pf_days")  # columns that no run measures
 CORES = (
     "XLA cuts sums by the number of CPU cores: with more or fewer of them than the runs had, the "
     "numbers are others, as with another seed."
@@ -144,7 +145,8 @@ def verdict(
 def write(page: Page, output: pathlib.Path) -> list[pathlib.Path]:
     """Writes NAME.md with its pictures and a self-contained NAME.html; returns all files."""
     output.mkdir(parents=True, exist_ok=True)
-    pictures = {"curves": _curves(page), "parameters": _parameters(page)}
+    law, law_picture = _law(page)
+    pictures = {"curves": _curves(page), "parameters": _parameters(page), "law": law_picture}
     files = []
     for kind, picture in pictures.items():
         if picture is not None:
@@ -156,6 +158,7 @@ def write(page: Page, output: pathlib.Path) -> list[pathlib.Path]:
         page.table.source + f". Scale: {page.scale}.",
         page.table.notes,
         _markdown_table(headings, rows),
+        law,
         RULE.format(base=page.table.base),
         *(f"![{path.stem}]({path.name})" for path in files),
         "## Commands",
@@ -166,7 +169,7 @@ def write(page: Page, output: pathlib.Path) -> list[pathlib.Path]:
     markdown = output / f"{page.name}.md"
     markdown.write_text("\n\n".join(filter(None, text)) + "\n")
     web = output / f"{page.name}.html"
-    web.write_text(_html(page, headings, rows, pictures))
+    web.write_text(_html(page, headings, rows, law, pictures))
     return [markdown, web, *files]
 
 
@@ -206,6 +209,8 @@ def _say(sample: Sample | None, column: ablations.Column) -> str:
         return "–"
     if column.metric == "parameters":
         return f"{sample.mean:,.0f}"
+    if column.metric == "pf_days":
+        return f"{sample.mean:.3g}"
     scale, digits = (100, 1) if column.percent else (1, 4)
     mean = f"{sample.mean * scale:.{digits}f}"
     if len(sample.values) == 1:
@@ -218,13 +223,15 @@ def _markdown_table(headings, rows):
     return "\n".join([line(headings), line(["---"] * len(headings)), *map(line, rows)])
 
 
-def _html(page, headings, rows, pictures) -> str:
+def _html(page, headings, rows, law, pictures) -> str:
     cell = lambda tag, text: f"<{tag}>{html.escape(text)}</{tag}>"  # noqa: E731
     body = [f"<h1>{html.escape(page.table.title)}</h1>", f"<p>{html.escape(page.table.source)}</p>"]
     body.append(f"<p>{html.escape(page.table.notes)}</p><table>")
     body.append("<tr>" + "".join(cell("th", text) for text in headings) + "</tr>")
     body += ["<tr>" + "".join(cell("td", text) for text in row) + "</tr>" for row in rows]
-    body.append("</table>" + cell("p", RULE.format(base=page.table.base).replace("*", "")))
+    body.append(
+        "</table>" + cell("p", law) + cell("p", RULE.format(base=page.table.base).replace("*", ""))
+    )
     for picture in filter(None, pictures.values()):
         data = base64.b64encode(picture).decode()
         body.append(f'<img src="data:image/png;base64,{data}">')
@@ -253,7 +260,7 @@ def _curves(page: Page) -> bytes | None:
     rows. Without any it is the loss.
     """
     columns = page.table.columns.values()
-    metrics = (c.metric for c in columns if not c.tune and c.metric != "parameters")
+    metrics = (c.metric for c in columns if not c.tune and c.metric not in COSTS)
     metric = "valid/" + next(metrics, "loss").removeprefix("valid/")
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     drawn = False
@@ -280,7 +287,7 @@ def _parameters(page: Page) -> bytes | None:
     """Draws the first other column over the number of parameters, where the table has them."""
     columns = page.table.columns
     size = next((label for label, c in columns.items() if c.metric == "parameters"), None)
-    other = next((label for label, c in columns.items() if c.metric != "parameters"), None)
+    other = next((label for label, c in columns.items() if c.metric not in COSTS), None)
     points = {
         row: (values[size].mean, values[other])
         for row, values in page.ours.items()
@@ -295,3 +302,37 @@ def _parameters(page: Page) -> bytes | None:
     axes.grid(alpha=0.3)
     axes.legend()
     return _png(figure)
+
+
+def fit_power_law(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Returns (factor, exponent) of y = factor * x ** exponent, by least squares of the logarithms.
+
+    Raises:
+      ValueError: for fewer than two different x.
+    """
+    line = statistics.linear_regression([math.log(v) for v in x], [math.log(v) for v in y])
+    return math.exp(line.intercept), line.slope
+
+
+def _law(page: Page) -> tuple[str, bytes | None]:
+    """Fits the table's law to the rows: a sentence, and a picture with logarithmic axes."""
+    law = page.table.law
+    points = {
+        row: (values[law.x].mean, values[law.y])
+        for row, values in page.ours.items()
+        if law and law.x in values and law.y in values
+    }
+    if len({x for x, _ in points.values()}) < 2:
+        return "", None
+    xs = sorted(x for x, _ in points.values())
+    factor, exponent = fit_power_law(*zip(*((x, y.mean) for x, y in points.values())))
+    fitted = f"{law.y} = {factor:.3g} x {law.x}^{exponent:.3f}"
+    printed = f"{law.factor:.3g} x {law.x}^{law.exponent:.3f}"
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for row, (x, sample) in points.items():
+        axes.errorbar(x, sample.mean, yerr=sample.deviation, fmt="o", label=row)
+    axes.plot(xs, [factor * x**exponent for x in xs], "k--", label=f"ours: {fitted}")
+    axes.set(xlabel=law.x, ylabel=law.y, xscale="log", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    return f"Fitted to our rows: {fitted}. The paper's: {printed}.", _png(figure)

@@ -18,6 +18,7 @@ import ml_collections
 
 import errors
 from configs import ablations
+from data_pipeline import loader
 from errors import UserError
 from evaluation import jobs as jobs_lib
 from evaluation import together
@@ -296,6 +297,8 @@ def measure(job: Job, label: str, column: ablations.Column) -> float | None:
         return None
     if column.metric == "parameters":
         return float(count_parameters(job.workdir))
+    if column.metric == "pf_days":
+        return pf_days(job.workdir)
     if column.data:
         result = job.workdir / f"{slug(label)}.json"
         values = json.loads(result.read_text()) if result.exists() else {}
@@ -312,6 +315,19 @@ def count_parameters(workdir: pathlib.Path) -> int:
     """Returns the number of a run's parameters, those of a teacher left out."""
     shapes = checkpoint.saved_params(workdir / "checkpoints")
     return sum(math.prod(x.shape) for name, x in shapes.items() if not name.startswith("teacher/"))
+
+
+def pf_days(workdir: pathlib.Path) -> float:
+    """Returns what a run's products have cost, in 10^15 operations a second for a day.
+
+    6 operations for each token and each parameter outside of the embeddings (GPT-3, appendix D and
+    figure 3.1).
+    """
+    config = ml_collections.ConfigDict(jobs_lib.saved_config(workdir))
+    shapes = checkpoint.saved_params(workdir / "checkpoints")
+    parameters = sum(math.prod(x.shape) for name, x in shapes.items() if "/embedder/" not in name)
+    tokens = loader.sizes(config).before(config.total_steps) * config.data.length
+    return 6 * parameters * tokens / (1e15 * 86_400)
 
 
 def curve(workdir: pathlib.Path, metric: str) -> list[tuple[int, float]]:

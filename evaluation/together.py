@@ -46,6 +46,7 @@ def train(
         warm_start.complete(one)
     mesh = sharding.make_mesh(config.mesh)
     loader.check_batch(config.batch_size, config.microbatches, mesh)
+    sizes = loader.sizes(config)
     rules = sharding.check_rules(config.rules)
     objective = objectives.build(config, mesh.devices.flat[0].platform)
     unit = ml_collections.ConfigDict(config.optim.to_dict() | {"lr": 1.0})
@@ -88,6 +89,7 @@ def train(
                     mesh=mesh,
                     batch_size=config.batch_size,
                     microbatches=config.microbatches,
+                    ramp=sizes,
                     prefetch=config.data.prefetch,
                     end_step=config.total_steps,
                 )
@@ -95,7 +97,7 @@ def train(
             for d in data
         ]
         logs = [
-            _open_log(one, workdir, objective, d.train)
+            _open_log(one, workdir, objective, d.train, sizes)
             for one, workdir, d in zip(configs, workdirs, data, strict=True)
         ]
         for log in logs:
@@ -119,6 +121,7 @@ def train(
         for i, (log, workdir, d) in enumerate(zip(logs, workdirs, data, strict=True)):
             state = jax.tree.map(lambda x, i=i: x[i], states)
             meta = {"tokenizer": d.tokenizer.fingerprint, "batch_size": config.batch_size}
+            meta["batch_ramp"] = config.batch_ramp.to_dict()
             with log.aside("save"):
                 saver = checkpoint.Checkpointer(workdir / "checkpoints", keep=1, keep_best=0)
                 saver.save(config.total_steps, state, meta=meta, metrics=results[i])
@@ -146,7 +149,7 @@ def _check(configs, workdirs):
             raise UserError(f"{workdir} holds a run already: leave --vmap out to continue it.")
 
 
-def _open_log(config, workdir, objective, rows):
+def _open_log(config, workdir, objective, rows, sizes):
     telemetry.save_run_info(workdir, config)
     shapes = {k: (config.batch_size, *v.shape) for k, v in rows.example(0).items()}
     return telemetry.Telemetry(
@@ -155,6 +158,7 @@ def _open_log(config, workdir, objective, rows):
         total_steps=config.total_steps,
         tokens_per_step=config.batch_size * config.data.length,
         flops_per_step=objective.flops(shapes),
+        full_steps=lambda step: sizes.before(step) / sizes.full,
         tensorboard=config.log.tensorboard,
     )
 

@@ -74,15 +74,15 @@ def mask(
 
 
 def attend(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B S H K"],
-    v: Float[Array, "B S H K"],
-    allowed: Bool[Array, "B 1 T S"],
+    q: Float[Array, "B ... T H K"],
+    k: Float[Array, "B ... S H K"],
+    v: Float[Array, "B ... S H K"],
+    allowed: Bool[Array, "B ... 1 T S"],
     drop: Callable[[Array], Array],
     types: layers.Numerics,
     bias: Float[Array, "1 H T S"] | None = None,
     scale: float | None = None,
-) -> tuple[Float[Array, "B T H K"], Float[Array, "B H T S"]]:
+) -> tuple[Float[Array, "B ... T H K"], Float[Array, "B ... H T S"]]:
     """Scaled dot-product attention (Vaswani et al., 2017, section 3.2.1), softmax in float32.
 
     Returns what is attended to, and the float32 scores, bias included, before mask and softmax.
@@ -98,11 +98,83 @@ def attend(
       scale: of the scores; None: 1 / sqrt(K).
     """
     q, k, v = (x.astype(types.attention) for x in (q, k, v))
-    scores = jnp.einsum("bthk,bshk->bhts", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("...thk,...shk->...hts", q, k, preferred_element_type=jnp.float32)
     scores = scores * (q.shape[-1] ** -0.5 if scale is None else scale)
     if bias is not None:
         scores = scores + bias
     weights = jax.nn.softmax(jnp.where(allowed, scores, MASKED), axis=-1)
     weights = drop(weights).astype(types.attention)
-    y = jnp.einsum("bhts,bshk->bthk", weights, v, preferred_element_type=types.attention)
+    y = jnp.einsum("...hts,...shk->...thk", weights, v, preferred_element_type=types.attention)
     return y.astype(types.compute), scores
+
+
+def skips(length: int, band: int) -> bool:
+    """Whether the chunks of a band are fewer pairs than all of T x T; band 0 is none."""
+    return 0 < 2 * band < length
+
+
+def within(
+    allowed: Bool[Array, "B 1 T S"], band: int, offset: Int[Array, ""] | None = None
+) -> Bool[Array, "B 1 T S"] | Bool[Array, "B M 1 W 2W"]:
+    """Narrows a causal mask to the last W = `band` keys of each query: index difference below W.
+
+    Where that skips pairs, the mask is cut for `attend_band` into M chunks of W queries, each with
+    its own W keys behind the W before them.
+
+    Args:
+      allowed: from `mask`, causal.
+      band: W, with the query itself; 0: no limit.
+      offset: index of the first query among the keys of a cache; None: without one.
+    """
+    if not band:
+        return allowed
+    T, S = allowed.shape[-2:]
+    if offset is not None or not skips(T, band):
+        query = (0 if offset is None else offset) + jnp.arange(T)
+        return allowed & (query[:, None] - jnp.arange(S) < band)
+    padding = -T % band
+    blocks = jnp.pad(allowed, ((0, 0), (0, 0), (0, padding), (0, padding)))
+    blocks = blocks.reshape(len(allowed), 1, (T + padding) // band, band, -1, band)
+
+    def diagonal(offset):  # [B M 1 W W]
+        return jnp.moveaxis(jnp.diagonal(blocks, offset, axis1=2, axis2=4), -1, 1)
+
+    before = jnp.pad(diagonal(-1), ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
+    chunks = jnp.concatenate([before, diagonal(0)], axis=-1)
+    near = jnp.arange(band, 2 * band)[:, None] - jnp.arange(2 * band) < band
+    return chunks & near
+
+
+def attend_band(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T H K"],
+    v: Float[Array, "B T H K"],
+    allowed: Bool[Array, "B M 1 W 2W"],
+    drop: Callable[[Array], Array],
+    types: layers.Numerics,
+) -> Float[Array, "B T H K"]:
+    """Attention inside a band: only 2 W keys meet a query, T x 2 W pairs instead of T x T.
+
+    Locally banded sparse attention, the "local" pattern of Child et al., 2019 (GPT-3, section 2.1).
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      allowed: from `within`.
+      drop: dropout on the probabilities.
+      types: of the network.
+    """
+    T, (chunks, band) = q.shape[1], (allowed.shape[1], allowed.shape[3])
+
+    def cut(x):  # [B M W H K]
+        x = jnp.pad(x, ((0, 0), (0, chunks * band - T), (0, 0), (0, 0)))
+        return x.reshape(len(x), chunks, band, *x.shape[2:])
+
+    def with_previous(x):  # [B M 2W H K]
+        before = jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
+        return jnp.concatenate([before, x], axis=2)
+
+    q, k, v = cut(q), with_previous(cut(k)), with_previous(cut(v))
+    y, _ = attend(q, k, v, allowed, drop, types)
+    return y.reshape(len(y), -1, *y.shape[3:])[:, :T]

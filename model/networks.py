@@ -32,7 +32,7 @@ def build(config: Mapping, platform: str) -> nn.Module:
         errors.one_of("key in config.model:", name, fields)
     if missing := {"vocab_size", "width", "depth", "heads", "mlp_width"} - set(knobs):
         raise errors.UserError(f"config.model lacks {', '.join(sorted(missing))}.")
-    knobs = network.Config(**knobs)
+    knobs = network.Config(**knobs | {"bands": tuple(knobs.get("bands", (0,)))})
     errors.one_of("config.model.activation", knobs.activation, layers.ACTIVATIONS)
     errors.one_of("config.model.init", knobs.init, layers.INITIALIZERS)
     errors.one_of("config.model.norm", knobs.norm, layers.NORMS)
@@ -55,6 +55,16 @@ def build(config: Mapping, platform: str) -> nn.Module:
         raise errors.UserError(
             f"config.model.groups={knobs.groups} groups nothing: set config.model.sharing to what "
             "the layers of a group share, or groups to 1."
+        )
+    bands = knobs.bands
+    if not bands or min(bands) < 0 or (knobs.depth // knobs.groups) % len(bands):
+        raise errors.UserError(
+            f"config.model.bands={bands} must be one or several numbers of at least 0, as many as "
+            f"divide the {knobs.depth // knobs.groups} layers."
+        )
+    if network is not decoder.Decoder and any(bands):
+        raise errors.UserError(
+            f"config.model.bands={bands} is for decoders: leave it (0,) in other networks."
         )
     if network is decoder.Decoder and knobs.table_width != knobs.width:
         raise errors.UserError(

@@ -6,6 +6,7 @@
 
 import dataclasses
 import functools
+import operator
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -48,6 +49,9 @@ class TransformerConfig:
     sharing: str = "none"  # what the layers of a group have in common, see SHARING
     groups: int = 1  # of consecutive layers, each with shared parameters of its own
     causal: bool = False  # an encoder that sees to the left only (BERT, table 5)
+    # By layer, in turns: how many of the last keys a token of a decoder sees; 0: all of them.
+    # (0, 256) alternates dense and locally banded attention (GPT-3, section 2.1).
+    bands: tuple[int, ...] = (0,)
 
     @property
     def head_width(self) -> int:
@@ -143,8 +147,11 @@ class Attention(nn.Module):
             cache = (k, v)
         dropout = layers.Dropout(c.attention_dropout)
         drop = lambda p: dropout(p, train=train)  # noqa: E731
-        scale = None if c.scaled_scores else 1.0
-        y, scores = attention.attend(q, k, v, allowed, drop, self.types, bias, scale)
+        if allowed.ndim == 5:  # cut into the chunks of a band
+            y, scores = attention.attend_band(q, k, v, allowed, drop, self.types), None
+        else:
+            scale = None if c.scaled_scores else 1.0
+            y, scores = attention.attend(q, k, v, allowed, drop, self.types, bias, scale)
         return self.out(y), scores, cache
 
 
@@ -222,7 +229,8 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """N blocks as one scan over stacked parameters: compile time does not grow with depth.
 
-    A parameter has a first axis N or, where the layers of a group share it, G.
+    A parameter has a first axis N or, where the layers of a group share it, G. One turn of the scan
+    is a period of the layers' bands, for most networks one layer.
     """
 
     config: TransformerConfig
@@ -263,14 +271,16 @@ class Stack(nn.Module):
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
         length = None if cache is None else cache.length
 
-        def layer(shared, x, inputs):
+        visible = [attention.within(allowed, band, length) for band in c.bands]
+
+        def layer(visible, shared, x, inputs):
             own, stored, memory, index = inputs
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
             x, (stored, x, scores) = block.apply(
                 {"params": {**shared, **own}},
                 x,
                 stored,
-                allowed,
+                visible,
                 length,
                 bias,
                 cross,
@@ -283,9 +293,19 @@ class Stack(nn.Module):
         if REMAT[c.remat] is not None:
             layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[c.remat])
 
+        def period(shared, x, inputs):
+            outputs = []
+            for i, allowed in enumerate(visible):
+                x, output = layer(allowed, shared, x, jax.tree.map(operator.itemgetter(i), inputs))
+                outputs.append(output)
+            return x, jax.tree.map(lambda *of_layers: jnp.stack(of_layers), *outputs)
+
         def group(x, inputs):
             shared, layers_of_group = inputs
-            return jax.lax.scan(functools.partial(layer, shared), x, layers_of_group)
+            cut = lambda p: p.reshape(-1, len(c.bands), *p.shape[1:])  # noqa: E731
+            inputs = jax.tree.map(cut, layers_of_group)
+            x, outputs = jax.lax.scan(functools.partial(period, shared), x, inputs)
+            return x, jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), outputs)
 
         stored = None if cache is None else (cache.keys, cache.values)
         memory = None if cache is None or cache.memory is None else cache.memory[:2]
@@ -369,10 +389,14 @@ class Embedder(nn.Module):
 
 
 def flops(config: TransformerConfig, rows: int, length: int) -> float:
-    """Returns the floating-point operations of the stack's products, forward, for B x T tokens."""
+    """Returns the floating-point operations of the stack's products, forward, for B x T tokens.
+
+    Attention counts the pairs that are computed, masked or not: in a band 2 W keys for a query.
+    """
     heads = config.heads * config.head_width
     kernels = config.depth * config.width * (4 * heads + (2 + config.gated) * config.mlp_width)
-    attention_products = config.depth * 2 * length * heads
+    keys = [2 * band if attention.skips(length, band) else length for band in config.bands]
+    attention_products = config.depth * 2 * heads * sum(keys) / len(keys)
     project = config.table_width * config.width if config.table_width != config.width else 0
     return 2.0 * rows * length * (kernels + attention_products + project)
 

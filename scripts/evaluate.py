@@ -84,7 +84,8 @@ def main(argv):
         rows = np.arange(steps * config.batch_size).reshape(steps, -1)
         counts = evaluate.target_counts(data.valid.batch(batch) for batch in rows)
         results["unigram_entropy"] = evaluate.unigram_entropy(counts)
-    if "causal_lm" in results:
+    # The tokens of other kinds than byte-level BPE do not hold all of the text.
+    if "causal_lm" in results and model.tokenizer.kind == "byte_bpe":
         results["bits_per_byte"] = _bits_per_byte(results["causal_lm"], data.manifest)
     for name, value in results.items():
         print(f"{name:24} {value:.4f}")

@@ -51,13 +51,21 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("page", ["bert"])
+# The batch grows during all kills but the last.
+RAMP = {"microbatches": 4, "batch_ramp.start": 2, "batch_ramp.steps": 160}
+
+
+@pytest.mark.parametrize("page", ["bert", "gpt3"])
 def test_a_run_killed_five_times_equals_an_uninterrupted_one(page, cache, tmp_path):
     """SIGKILL at random moments, two of them while a checkpoint is being written."""
-    overrides = small(cache, **LONG)
+    overrides = small_gpt(cache, **LONG, **RAMP) if page == "gpt3" else small(cache, **LONG)
     runs.finish(runs.start(page, tmp_path / "whole", overrides))
     whole = runs.rows(tmp_path / "whole")
     assert len(whole) == 240 + 10
+    if page == "gpt3":
+        tokens = [row["train/tokens"] for row in whole if "train/tokens" in row]
+        rows = [2 * (1 + (6 * min(step, 160) + 160) // 320) for step in range(240)]
+        assert tokens == [32 * n for n in rows]
 
     rng = random.Random(0)
     joined = tmp_path / "joined"

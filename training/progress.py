@@ -4,7 +4,7 @@ import collections
 import contextlib
 import datetime
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import rich.console
 import rich.progress
@@ -26,9 +26,18 @@ class Clock:
     """
 
     def __init__(
-        self, *, tokens_per_step: int, flops_per_step: float | None, peak_flops: float | None
+        self,
+        *,
+        tokens_per_step: int,
+        flops_per_step: float | None,
+        peak_flops: float | None,
+        full_steps: Callable[[int], float] = float,
     ):
-        """Starts; what passes until the first `tick` is start-up."""
+        """Starts; what passes until the first `tick` is start-up.
+
+        `full_steps` tells how many steps of full batches have as many rows as the first so many.
+        """
+        self._full_steps = full_steps
         self._tokens_per_step = tokens_per_step
         self._mfu_seconds = flops_per_step and peak_flops and flops_per_step / peak_flops
         self._begun = time.perf_counter()
@@ -64,15 +73,16 @@ class Clock:
             self._nonpad_tokens += nonpad_tokens
         spent = {what: self._spent[what] - spent_before[what] for what in _SAID}
         seconds = now - begun - sum(spent[what] for what in _ASIDE)
+        full = self._full_steps(step) - self._full_steps(first)
         perf = {
             "perf/step_time": seconds / (step - first),
-            "perf/tokens_per_s": self._tokens_per_step * (step - first) / seconds,
+            "perf/tokens_per_s": self._tokens_per_step * full / seconds,
             "perf/input_wait": spent["input"] / seconds,
         }
         if self._nonpad_tokens is not None:
             perf["perf/nonpad_tokens_per_s"] = self._nonpad_tokens / seconds
         if self._mfu_seconds:
-            perf["perf/mfu"] = self._mfu_seconds / perf["perf/step_time"]
+            perf["perf/mfu"] = self._mfu_seconds * full / seconds
         return perf
 
     def begin_lap(self, step: int) -> None:

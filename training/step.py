@@ -26,7 +26,8 @@ def make_train_step(
       objective: maps a batch to loss terms and metrics, see model/objectives.
       optimizer: from training/optimizer.py.
       schedule: the learning rate by step, for the log.
-      microbatches: slices of the batch that run one after another, their gradients summed.
+      microbatches: slices of the batch that run one after another, their gradients summed. The
+        last ones are left out where they hold no token (data_pipeline/loader.py, `Sizes`).
     """
 
     def loss_fn(params, batch, key, weights):
@@ -58,11 +59,13 @@ def make_train_step(
             part = jax.tree.map(lambda x: x[index], slices)
             return grad_fn(params, part, jax.random.fold_in(key, index), weights)
 
-        def add(total, index):
-            return jax.tree.map(jnp.add, total, one(index)), None
+        def add(index, total):
+            return jax.tree.map(jnp.add, total, one(index))
 
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0))
-        return jax.lax.scan(add, zeros, jnp.arange(microbatches))[0]
+        # A batch that still grows ends in microbatches of padding alone, which cost nothing.
+        used = (slices["segment_ids"] > 0).any(axis=(1, 2)).sum()
+        return jax.lax.fori_loop(0, used, add, zeros)
 
     def train_step(state, batch, key):
         """Returns the next state and this step's metrics as scalars."""

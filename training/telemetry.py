@@ -17,7 +17,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TextIO
 
 import jax
@@ -46,6 +46,7 @@ class Telemetry:
         total_steps: int,
         tokens_per_step: int,
         flops_per_step: float | None = None,
+        full_steps: Callable[[int], float] = float,
         tensorboard: bool = True,
         profile: tuple[int, ...] = (),
         primary: bool = True,
@@ -57,8 +58,9 @@ class Telemetry:
           workdir: holds metrics.jsonl, tensorboard/ and profile/.
           every: steps between two rows; the last step has a row too.
           total_steps: where the run ends.
-          tokens_per_step: positions of a batch, padding included, over all devices.
+          tokens_per_step: positions of a full batch, padding included, over all devices.
           flops_per_step: of the model, forward and backward, over all devices; None: no MFU.
+          full_steps: how many steps of full batches have as many rows as the first so many steps.
           tensorboard: write events too.
           profile: first and last step of a trace for TensorBoard's profile tab; () for none.
           primary: whether this process writes and prints; the others only check the loss.
@@ -77,6 +79,7 @@ class Telemetry:
             tokens_per_step=tokens_per_step,
             flops_per_step=flops_per_step,
             peak_flops=peak and peak * jax.device_count(),
+            full_steps=full_steps,
         )
         self._profile = profile if primary else ()
         self._tracing = False

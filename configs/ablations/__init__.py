@@ -54,7 +54,7 @@ class Column:
 
     By default `metric` of the run's own last validation. With `data`, that of scripts/evaluate.py
     with these overrides; with `tune`, that of a run of configs/finetune.py that starts from it;
-    "parameters" counts those of the model without its teacher.
+    "parameters" counts those of the model without its teacher, "pf_days" is the training compute.
     """
 
     metric: str
@@ -69,6 +69,16 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True)
+class Law:
+    """A power law between two columns, as printed: y = factor * x ** exponent."""
+
+    x: str
+    y: str
+    factor: float
+    exponent: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """One table of a paper."""
 
@@ -80,6 +90,7 @@ class Table:
     columns: Mapping[str, Column]
     paper: Mapping[str, Mapping[str, float]]  # row -> column as printed -> number
     before: Mapping[str, Row] = dataclasses.field(default_factory=dict)  # runs that rows build on
+    law: Law | None = None  # to be fitted to the rows
     notes: str = ""  # how ours differs, for the page
 
 

@@ -62,7 +62,7 @@ class CausalLM(nn.Module):
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """Returns the operations of a step's products, forward and backward, from field shapes.
 
-        Attention counts in full, masked or not, as MFU is usually reported.
+        Attention counts what is computed, masked or not, as MFU is usually reported.
         """
         config, (rows, length) = self.network.config, shapes["tokens"]
         head = 2.0 * rows * length * config.width * config.vocab_size

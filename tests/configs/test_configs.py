@@ -17,8 +17,9 @@ CONFIGS = pathlib.Path(common.__file__).parent
 PAGES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "common"))
 
 # From the tensor shapes of the released checkpoints: the token table once (tied); for BERT with
-# pooler, masked-LM and next-sentence heads; for GPT-2 the authors' corrected counts; T5's table has
-# 28 rows more than there are tokens.
+# pooler, masked-LM and next-sentence heads; for GPT-2 the authors' corrected counts; for GPT-3 what
+# its table 2.1 gives with GPT-2's shapes, within half a percent of appendix D; T5's table has 28
+# rows more than there are tokens.
 PUBLISHED = [
     ("bert", "base", {}, 110_106_428),
     ("bert", "large", {}, 336_226_108),
@@ -38,6 +39,15 @@ PUBLISHED = [
     ("t5", "1.1-large", {}, 783_150_080),
     ("t5", "1.1-xl", {}, 2_849_757_184),
     ("t5", "1.1-xxl", {}, 11_135_332_352),
+    ("gpt1", "base", {}, 116_534_784),
+    ("gpt3", "125m", {}, 125_226_240),
+    ("gpt3", "350m", {}, 355_871_744),
+    ("gpt3", "760m", {}, 760_300_032),
+    ("gpt3", "1.3b", {}, 1_315_723_264),
+    ("gpt3", "2.7b", {}, 2_651_553_280),
+    ("gpt3", "6.7b", {}, 6_658_404_352),
+    ("gpt3", "13b", {}, 12_853_386_240),
+    ("gpt3", "175b", {}, 174_604_259_328),
 ]
 # From the papers' tensor shapes, with all pre-training heads. RoBERTa: the released table has two
 # rows that are never read. ELECTRA: generator and discriminator, what they share counted once.

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import gpt3
 from data_pipeline import loader, noise
 from errors import UserError
 
@@ -110,6 +111,49 @@ def test_batch_must_divide(devices):
         loader.Loader(Numbers(), mesh=mesh, batch_size=12)
     with pytest.raises(UserError, match="multiple of 16.*microbatches = 2"):
         loader.Loader(Numbers(), mesh=mesh, batch_size=24, microbatches=2)
+
+
+RAMP = loader.Sizes(full=32, start=8, steps=6)
+
+
+def test_a_ramp_takes_every_row_once(devices):
+    """In order, on any mesh and in any microbatches; what is not filled is padding."""
+    rows = [RAMP.rows(step) for step in range(8)]
+    assert rows == [8, 16, 16, 24, 24, 32, 32, 32]
+    assert [RAMP.before(step) for step in range(9)] == np.cumsum([0, *rows]).tolist()
+    for data, microbatches, first in ((1, 4, 0), (4, 4, 3), (2, 8, 2), (8, 4, 6)):
+        options = {"mesh": make_mesh(devices, data, 1), "batch_size": 32, "ramp": RAMP}
+        options |= {"microbatches": microbatches, "start_step": first, "end_step": 8}
+        with loader.Loader(Numbers(), **options) as batches:
+            for step, batch in enumerate(batches, first):
+                own = np.asarray(batch["label"]).reshape(-1, microbatches)
+                used = microbatches * rows[step] // 32
+                wanted = RAMP.before(step) + np.arange(rows[step])
+                np.testing.assert_array_equal(own[:, :used].reshape(-1), wanted)
+                assert not np.asarray(own[:, used:]).any()
+                assert len(batch["tokens"]) == 32
+                tokens = np.asarray(batch["tokens"]).reshape(-1, microbatches, 6)
+                assert not tokens[:, used:].any() and tokens[:, :used].any()
+
+
+def test_the_papers_ramp_sees_the_papers_tokens():
+    c = gpt3.get_config("175b")
+    ramp = loader.sizes(c)
+    assert (ramp.rows(0), ramp.rows(c.batch_ramp.steps)) == (16, 1568)
+    tokens = lambda step: ramp.before(step) * c.data.length  # noqa: E731
+    assert tokens(c.batch_ramp.steps) == pytest.approx(12e9, rel=0.01)
+    assert tokens(c.optim.warmup_steps) == pytest.approx(375e6, rel=0.02)
+    assert tokens(c.optim.decay_steps) == pytest.approx(260e9, rel=0.01)
+    assert tokens(c.total_steps) == pytest.approx(300e9, rel=0.01)
+
+
+@pytest.mark.parametrize("start, steps", [(8, 0), (0, 8), (6, 8), (4, 8), (-8, 8)])
+def test_a_wrong_ramp_is_told(start, steps):
+    c = gpt3.get_config("tiny")
+    c.batch_size, c.microbatches = 32, 4
+    c.batch_ramp.update(start=start, steps=steps)
+    with pytest.raises(UserError, match="config.batch_ramp"):
+        loader.sizes(c)
 
 
 PROCESS = """

@@ -12,6 +12,7 @@ import pytest
 
 from data_pipeline import tokenizer_training, tokenizers
 from errors import UserError
+from training.huggingface import files
 
 # Column of data/token_vectors/reference_ids -> vocabulary, and whether to lower-case
 # (None: found out). The albert column was made without ALBERT's own lower-casing.
@@ -28,7 +29,13 @@ TEXTS = [
     "She sells sea shells by the sea shore; the shells are sea shells, I am sure.",
     "A naïve café in Zürich sold 42 pies (and 7 tarts) in 1984!",
 ] * 50
-CASES = [("wordpiece", True), ("wordpiece", False), ("byte_bpe", False), ("sentencepiece", True)]
+CASES = [
+    ("wordpiece", True),
+    ("wordpiece", False),
+    ("byte_bpe", False),
+    ("word_bpe", True),
+    ("sentencepiece", True),
+]
 
 
 def load_published(shared, name):
@@ -69,6 +76,34 @@ def test_odd_strings_of_llama_cpp(shared, file, name):
     assert len(texts) == len(wanted) == 47
     ids = load_published(shared, name).encode_batch(texts)
     assert ids == [list(map(int, line.split())) for line in wanted]
+
+
+def test_gpt1_equals_transformers(shared, tmp_path):
+    """On the texts of the reference ids, published and trained here, and from its own files."""
+    transformers = pytest.importorskip("transformers")
+    ours = tokenizers.load(shared / "data/vocab/gpt1")
+    assert (ours.kind, ours.vocab_size, ours.lowercase) == ("word_bpe", 40478, True)
+    assert (ours.unk_id, ours.eot_id, ours.start_id) == (0, 40477, None)
+    with gzip.open(shared / "data/token_vectors/reference_ids.jsonl.gz", "rt") as file:
+        texts = [json.loads(line)["text"] for line in file]
+    for name, t in (("published", ours), ("trained", small("word_bpe", True))):
+        t.save(tmp_path / name)
+        theirs = transformers.OpenAIGPTTokenizer.from_pretrained(tmp_path / name)
+        ids = t.encode_batch(texts)
+        assert ids == theirs(texts, add_special_tokens=False)["input_ids"]
+        assert t.decode(ids[0]) == theirs.decode(ids[0], clean_up_tokenization_spaces=False)
+        theirs.save_pretrained(tmp_path / "again")
+        assert files.read_tokenizer(tmp_path / "again").encode_batch(texts) == ids
+    assert ours.encode("Newlines\nare\tspaces") == ours.encode("newlines are spaces")
+
+
+def test_the_special_tokens_of_gpt1_stand_behind_the_others(shared):
+    plain = tokenizers.load(shared / "data/vocab/gpt1")
+    t = plain.with_specials()
+    assert (t.start_id, t.sep_id, t.cls_id, t.vocab_size) == (40478, 40479, 40480, 40481)
+    assert t.fingerprint == t.with_specials().fingerprint != plain.fingerprint
+    text = "It is _start_ed."
+    assert t.encode(text) == plain.encode(text)
 
 
 def test_squad_questions(shared):

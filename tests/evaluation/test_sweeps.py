@@ -331,9 +331,28 @@ def test_a_page_has_both_tables_and_the_commands(tmp_path, monkeypatch):
     assert [f.read_bytes() for f in files] == [f.read_bytes() for f in again]
 
 
+def test_a_power_law_is_fitted_and_printed(tmp_path, monkeypatch):
+    days = {"125m": 1e-6, "350m": 4e-6, "760m": 2e-5}
+    for job in sweeps.from_table("gpt3_size", "tiny", 1, tmp_path / "runs", {}):
+        row = job.name.rpartition("-seed")[0]
+        if row in days:
+            fake_run(job, 2.5 * days[row] ** -0.05, ("loss", "causal_lm"))
+    monkeypatch.setattr(sweeps, "count_parameters", lambda workdir: 1000)
+    monkeypatch.setattr(
+        sweeps, "pf_days", lambda workdir: days[workdir.name.rpartition("-seed")[0]]
+    )
+    page = reports.collect("gpt3_size", "tiny", 1, tmp_path / "runs", {})
+    text = reports.write(page, tmp_path / "pages")[0].read_text()
+    assert (
+        "Fitted to our rows: loss = 2.5 x compute^-0.050. The paper's: 2.57 x compute^-0.048."
+    ) in text
+    assert "![gpt3_size_law](gpt3_size_law.png)" in text
+
+
 @pytest.mark.parametrize("name", ablations.names())
 def test_every_table_has_a_page(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "count_parameters", lambda workdir: len(workdir.name))
+    monkeypatch.setattr(sweeps, "pf_days", lambda workdir: 1e-9 * len(workdir.name))
     page = reports.collect(name, "tiny", 2, tmp_path, {})
     text = reports.write(page, tmp_path / "pages")[0].read_text()
     assert "n=2" not in text.split("## Commands")[0].replace(reports.RULE, "")

@@ -18,6 +18,8 @@ def network_output(c, params, batch, **kwargs):
 
 
 def make(page, rows=3, length=16, **overrides):
+    if page == "gpt3":  # a band narrower than half of a row
+        overrides = {"model.bands": (0, 3)} | overrides
     c = tiny.config(page, **overrides)
     if page == "bert":
         batch = batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=3)
@@ -26,7 +28,7 @@ def make(page, rows=3, length=16, **overrides):
     return c, tiny.params(c), batch
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2"])
+@pytest.mark.parametrize("page", ["bert", "gpt2", "gpt3"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_shapes_and_types(page, dtype):
     c, params, batch = make(page, **{"model.dtype": dtype})
@@ -66,8 +68,9 @@ def influence(c, params, batch, token):
     return np.abs(np.asarray(gradient)).sum(-1)
 
 
-def test_decoder_is_causal_by_gradient():
-    c, params, batch = make("gpt2")
+@pytest.mark.parametrize("page", ["gpt2", "gpt3"])
+def test_decoder_is_causal_by_gradient(page):
+    c, params, batch = make(page)
     reach = influence(c, params, batch, token=9)
     assert (reach[:, 10:] == 0).all()
     assert (reach[:, :10] > 0).all()
@@ -81,7 +84,7 @@ def test_encoder_sees_both_sides_but_no_padding():
 
 
 def test_packed_segments_do_not_see_each_other():
-    for page in ("bert", "gpt2"):
+    for page in ("bert", "gpt2", "gpt3"):
         c, params, batch = make(page)
         batch["segment_ids"] = np.repeat([[1] * 7 + [2] * 6 + [0] * 3], 3, axis=0).astype(np.int32)
         reach = influence(c, params, batch, token=9)
@@ -89,7 +92,7 @@ def test_packed_segments_do_not_see_each_other():
         assert (reach[:, 7:10] > 0).all()
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2"])
+@pytest.mark.parametrize("page", ["bert", "gpt2", "gpt3"])
 def test_packed_equals_unpacked(page):
     c, params, batch = make(page, rows=2, length=8)
     a, b = ({k: v[i : i + 1] for k, v in batch.items()} for i in (0, 1))
@@ -103,7 +106,7 @@ def test_packed_equals_unpacked(page):
     np.testing.assert_allclose(together, np.concatenate(alone, 1), rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2"])
+@pytest.mark.parametrize("page", ["bert", "gpt2", "gpt3"])
 def test_rematerialized_equals_plain(page):
     def loss_and_gradient(remat):
         c, params, batch = make(page, **{"model.remat": remat, "model.dropout": 0.1})
@@ -127,8 +130,9 @@ def test_rematerialized_equals_plain(page):
         )
 
 
-def test_cache_continues_as_if_recomputed():
-    c, params, batch = make("gpt2")
+@pytest.mark.parametrize("page", ["gpt2", "gpt3"])
+def test_cache_continues_as_if_recomputed(page):
+    c, params, batch = make(page)
     objective = tiny.objective(c)
     fields = {k: batch[k] for k in ("tokens", "positions", "segment_ids")}
     whole = objective.apply({"params": params}, fields, method="predict")["logits"]

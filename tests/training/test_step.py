@@ -112,6 +112,18 @@ def test_shared_layers_and_samples_are_the_same_on_a_mesh(page, devices, referen
     assert "rematerialization" not in capfd.readouterr().err.lower()
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
+def test_microbatches_of_padding_change_nothing(shape, devices):
+    """The first half of the rows alone, and in a batch whose other microbatches are padding."""
+    small = make_batch("gpt2", rows=8)
+    large = {name: np.zeros((16, *x.shape[1:]), x.dtype) for name, x in small.items()}
+    for name, value in small.items():  # microbatches 0 and 1 of 4
+        large[name].reshape(4, 4, *value.shape[1:])[:, :2] = value.reshape(4, 2, *value.shape[1:])
+    whole = Run(tiny.config("gpt2"), (1, 1, 1), devices).losses(small)
+    parts = Run(tiny.config("gpt2", microbatches=4), shape, devices).losses(large)
+    np.testing.assert_allclose(parts, whole, rtol=2e-5)
+
+
 @pytest.mark.parametrize("page", ["bert", "gpt2"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
 def test_microbatches_change_nothing(page, shape, devices):

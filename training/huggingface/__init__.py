@@ -19,13 +19,14 @@ from training.huggingface import (
     files,
     gpt2,
     mapping,
+    openai_gpt,
     roberta,
     t5,
 )
 
-# By `model_type` in config.json, which is also the name of the paper's page in configs/. For an
-# export the first one is taken whose layout has a place for all of the model: without token types
-# that is DistilBERT's for its epsilon of 1e-12, else RoBERTa's.
+# By `model_type` in config.json, which is also the name of the paper's page in configs/, unless the
+# family has another PAGE. For an export the first one is taken whose layout has a place for all of
+# the model: without token types that is DistilBERT's for its epsilon of 1e-12, else RoBERTa's.
 #
 # A family may have functions besides those that all have: `adapt` and `restore` change tensors
 # after they are read and before they are written, `select` picks the groups of a run to export.
@@ -37,6 +38,7 @@ FAMILIES = {
     "distilbert": distilbert,
     "roberta": roberta,
     "gpt2": gpt2,
+    "openai-gpt": openai_gpt,
     "t5": t5,
 }
 

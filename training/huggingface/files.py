@@ -190,7 +190,8 @@ def _from_tokenizer_json(content: Mapping[str, Any]) -> tokenizers.Tokenizer:
         files = {"vocab.txt": "".join(token + "\n" for token in tokens).encode()}
         return tokenizers.WordPiece(files, content["normalizer"]["lowercase"])
     pre_tokenizer = content["pre_tokenizer"]
-    if model["type"] != "BPE" or pre_tokenizer["type"] != "ByteLevel":
+    word = pre_tokenizer["type"] == "BertPreTokenizer"
+    if model["type"] != "BPE" or not (word or pre_tokenizer["type"] == "ByteLevel"):
         raise ValueError(f"a {model['type']} model")
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     files = {
@@ -199,4 +200,4 @@ def _from_tokenizer_json(content: Mapping[str, Any]) -> tokenizers.Tokenizer:
         ).encode(),
         "merges.txt": "\n".join(["#version: 0.2", *merges, ""]).encode(),
     }
-    return tokenizers.ByteBpe(files, lowercase=False)
+    return (tokenizers.WordBpe if word else tokenizers.ByteBpe)(files, lowercase=word)

@@ -72,11 +72,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("n_inner") is None:
         config = {**config, "n_inner": 4 * config.get("n_embd", 768)}
     model = mapping.read_knobs(KNOBS, config)
-    if config.get("embd_pdrop", 0.1) != model["dropout"]:
-        raise UserError(
-            "Our network has one dropout rate for embeddings and residual branches: set embd_pdrop "
-            "and resid_pdrop in config.json to the same number."
-        )
+    check_dropout(config, model)
     return {
         "name": NETWORK,
         **model,
@@ -96,8 +92,9 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
       UserError: for what GPT-2's layout cannot express.
     """
     del objective
-    fixed = {"norm_first": True, "token_types": 0}
+    fixed = {"norm_first": True, "token_types": 0, "head_size": 0}
     mapping.require(model, fixed, "in config.model is beyond GPT-2's layout")
+    check_bands(model, "GPT-2's")
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -106,6 +103,24 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
         "activation_function": mapping.write_activation(model["activation"]),
         "tie_word_embeddings": True,
     }
+
+
+def check_dropout(config: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Raises a UserError if a published config has two rates where ours has one."""
+    if config.get("embd_pdrop", 0.1) != model["dropout"]:
+        raise UserError(
+            "Our network has one dropout rate for embeddings and residual branches: set embd_pdrop "
+            "and resid_pdrop in config.json to the same number."
+        )
+
+
+def check_bands(model: Mapping[str, Any], whose: str) -> None:
+    """Raises a UserError if a `model` section has GPT-3's banded layers."""
+    if any(model.get("bands", (0,))):
+        raise UserError(
+            f"bands={tuple(model['bands'])} in config.model is beyond {whose} layout, which has "
+            "dense attention only: train with bands=(0,) what is to be exported."
+        )
 
 
 def objective(groups: Container[str]) -> tuple[dict[str, Any], list[str]]:

@@ -201,7 +201,7 @@ def test_refuses_what_the_network_cannot_express(saved, key):
         huggingface.load(folder)
 
 
-@pytest.mark.parametrize("knobs", [{"norm_first": False}, {"token_types": 2}])
+@pytest.mark.parametrize("knobs", [{"norm_first": False}, {"token_types": 2}, {"bands": (0, 8)}])
 def test_refuses_to_export_what_the_layout_cannot_express(tmp_path, knobs):
     model, objective, params = random_model()
     with pytest.raises(UserError, match=next(iter(knobs))):
