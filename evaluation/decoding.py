@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from errors import UserError
-from model import attention
+from model import attention, stack
 
 Prompts = Sequence[Sequence[int]]
 
@@ -209,7 +209,8 @@ def _begin(objective, params, tokens, lengths, copies, room):
         "positions": jnp.maximum(positions, 0),
     }
     cache, first, start = objective.apply({"params": params}, batch, room, method="begin")
-    return cache.repeat(copies), jnp.repeat(first, copies), jnp.repeat(start, copies)
+    rows = jnp.repeat(jnp.arange(len(tokens)), copies)
+    return cache.take(rows), first[rows], start[rows]
 
 
 def _advance(objective, params, cache, tokens, positions, limits):
@@ -238,13 +239,14 @@ def _sample(objective, params, tokens, lengths, real, keys, choice, limits, samp
         return (s.step < limits.max_tokens) & ~s.done.all()
 
     def body(s):
-        logits, cache = _advance(objective, params, s.cache, s.last, starts + s.step, limits)
+        logits, cache = _advance(objective, layers, s.cache, s.last, starts + s.step, limits)
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, s.step)
         token = choose(logits, step_keys, choice).astype(jnp.int32)
         done = s.done | (token == limits.eot_id)
         found = s.found.at[:, s.step].set(jnp.where(done, -1, token))
         return _Sampling(s.step + 1, cache, token, found, done)
 
+    layers = stack.by_layer(params, objective.network.config.depth)
     cache, last, starts = _begin(objective, params, tokens, lengths, samples, room)
     state = _Sampling(
         step=jnp.int32(0),
@@ -276,7 +278,7 @@ def _beam_search(objective, params, tokens, lengths, real, penalty, limits, beam
 
     def body(s):
         last = s.last.reshape(-1)
-        logits, cache = _advance(objective, params, s.cache, last, starts + s.step, limits)
+        logits, cache = _advance(objective, layers, s.cache, last, starts + s.step, limits)
         vocab = logits.shape[-1]
         log_p = jax.nn.log_softmax(logits).reshape(rows, beams, vocab) + s.log_p[..., None]
 
@@ -299,9 +301,7 @@ def _beam_search(objective, params, tokens, lengths, real, penalty, limits, beam
         cache_rows = (parent + beams * jnp.arange(rows)[:, None]).reshape(-1)
         return _Beams(
             step=s.step + 1,
-            cache=cache._replace(  # what an encoder said is the same for all beams
-                keys=cache.keys[:, cache_rows], values=cache.values[:, cache_rows]
-            ),
+            cache=cache.reorder(cache_rows),
             last=jnp.take_along_axis(token, going, axis=1),
             running=jnp.take_along_axis(texts, going[..., None], axis=1),
             log_p=log_p,
@@ -311,6 +311,7 @@ def _beam_search(objective, params, tokens, lengths, real, penalty, limits, beam
         )
 
     rows = len(lengths)
+    layers = stack.by_layer(params, objective.network.config.depth)
     cache, last, starts = _begin(objective, params, tokens, lengths, beams, room)
     nothing = jnp.full((rows, beams, room), -1, jnp.int32)
     none = jnp.full((rows, beams), -jnp.inf, jnp.float32)

@@ -16,37 +16,34 @@ MASKED = -1e9  # finite: a query without any key averages all values instead of 
 
 
 class Memory(NamedTuple):
-    """Every layer's keys and values of an encoder's output, for cross-attention to it."""
+    """Keys and values of an encoder's output for cross-attention to it, layer by layer."""
 
-    keys: Float[Array, "N B S H K"]
-    values: Float[Array, "N B S H K"]
+    keys: tuple[Float[Array, "B S H K"], ...]
+    values: tuple[Float[Array, "B S H K"], ...]
     segment_ids: Int[Array, "B S"]
 
 
 class Cache(NamedTuple):
     """Keys and values of the tokens so far, an explicit argument and result of a decoder.
 
-    Rows of different lengths are padded on the left, so that one `length` serves all of them.
+    Rows of different lengths are padded on the left, so that one `length` serves all of them. The
+    layers are arrays of their own: so each is written in place.
     """
 
-    keys: Float[Array, "N B S H K"]
-    values: Float[Array, "N B S H K"]
+    keys: tuple[Float[Array, "B S H K"], ...]
+    values: tuple[Float[Array, "B S H K"], ...]
     segment_ids: Int[Array, "B S"]
     length: Int[Array, ""]  # tokens written so far
     memory: Memory | None = None  # what a decoder with cross-attention looks at besides
 
-    def repeat(self, copies: int) -> "Cache":
-        """Returns a cache of `copies` rows for each row, side by side."""
+    def take(self, rows: Int[Array, "rows"]) -> "Cache":
+        """Returns a cache of these rows, each of them as often as it is named."""
+        taken = jax.tree.map(lambda x: x[rows], self._replace(length=None))
+        return taken._replace(length=self.length)
 
-        def repeat(cache):
-            return cache._replace(
-                keys=jnp.repeat(cache.keys, copies, axis=1),
-                values=jnp.repeat(cache.values, copies, axis=1),
-                segment_ids=jnp.repeat(cache.segment_ids, copies, axis=0),
-            )
-
-        memory = None if self.memory is None else repeat(self.memory)
-        return repeat(self)._replace(memory=memory)
+    def reorder(self, rows: Int[Array, "B"]) -> "Cache":
+        """Returns a cache with row `rows[i]` at i, where both belong to one prompt."""
+        return self.take(rows)._replace(memory=self.memory)  # an encoder said the same to both
 
 
 def mask(

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from model import attention, layers, transformer
+from model import attention, layers, stack, transformer
 
 
 class Decoder(nn.Module):
@@ -18,7 +18,7 @@ class Decoder(nn.Module):
         """Declares the embedder, the stack and the norm behind a pre-norm stack."""
         self.embedder = transformer.Embedder(self.config, self.types)
         self.dropout = layers.Dropout(self.config.dropout)
-        self.stack = transformer.Stack(self.config, self.types)
+        self.stack = stack.Stack(self.config, self.types)
         if self.config.norm_first:
             self.norm = layers.NORMS[self.config.norm](self.config.norm_eps, self.types)
 

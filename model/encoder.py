@@ -3,7 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from model import attention, layers, transformer
+from model import attention, layers, stack, transformer
 
 
 class Encoder(nn.Module):
@@ -22,7 +22,7 @@ class Encoder(nn.Module):
         if c.table_width != c.width:
             init = layers.INITIALIZERS[c.init](c.init_std)
             self.project = layers.Dense((c.width,), ("norm", "embed"), init, self.types)
-        self.stack = transformer.Stack(c, self.types)
+        self.stack = stack.Stack(c, self.types)
 
     def __call__(self, batch, *, train: bool, **wanted) -> transformer.Output:
         """Reads tokens, token_types, positions and segment_ids, each [B T]; see `encode`."""
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
           x: embeddings.
           batch: segment_ids [B T].
           train: whether there is dropout.
-          **wanted: return_layers, return_scores, see `transformer.Stack`.
+          **wanted: return_layers, return_scores, see `stack.Stack`.
         """
         c = self.config
         if c.table_width != c.width:

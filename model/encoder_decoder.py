@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from model import attention, layers, positions, transformer
+from model import attention, layers, positions, stack, transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Side(nn.Module):
         self.relative = positions.RelativeBias(
             c.heads, c.relative_buckets, c.relative_distance, bidirectional=not self.decodes
         )
-        self.stack = transformer.Stack(c, self.types, cross_attention=self.decodes)
+        self.stack = stack.Stack(c, self.types, cross_attention=self.decodes)
         self.input_dropout, self.output_dropout = (layers.Dropout(c.dropout) for _ in range(2))
         if c.norm_first:
             self.norm = layers.NORMS[c.norm](c.norm_eps, self.types)
@@ -103,12 +103,11 @@ class EncoderDecoder(nn.Module):
           batch: tokens and segment_ids [B T] of the encoder.
           room: most tokens of the decoder.
         """
-        keys, values = self.decoder.stack.keys_and_values(self.encode(batch, train=False))
-        memory = attention.Memory(
-            keys.astype(self.types.attention),
-            values.astype(self.types.attention),
-            batch["segment_ids"],
+        hidden = self.encode(batch, train=False)
+        both = jax.tree.map(
+            lambda y: y.astype(self.types.attention), self.decoder.stack.keys_and_values(hidden)
         )
+        memory = attention.Memory(*both, batch["segment_ids"])
         cache = transformer.empty_cache(self.config, self.types, len(batch["tokens"]), room)
         return cache._replace(memory=memory)
 

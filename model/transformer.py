@@ -1,12 +1,10 @@
-"""The knobs, the block and the stack that every plain network of the line shares.
+"""The knobs, the block and the embeddings that every plain network of the line shares.
 
 `B` rows, `T` tokens, `S` keys, `M` tokens of an encoder, `D` width, `E` width of the tables,
 `H` heads, `K` head width, `N` layers, `G` groups of layers.
 """
 
 import dataclasses
-import functools
-import operator
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -226,136 +224,6 @@ class Block(nn.Module):
         return x, (cache, x, scores)
 
 
-class Stack(nn.Module):
-    """N blocks as one scan over stacked parameters: compile time does not grow with depth.
-
-    A parameter has a first axis N or, where the layers of a group share it, G. One turn of the scan
-    is a period of the layers' bands, for most networks one layer.
-    """
-
-    config: TransformerConfig
-    types: layers.Numerics
-    cross_attention: bool = False
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        allowed: Bool[Array, "B 1 T S"],
-        *,
-        train: bool,
-        cache: attention.Cache | None = None,
-        bias: Float[Array, "1 H T S"] | None = None,
-        cross: Cross | None = None,
-        return_layers: bool = False,
-        return_scores: bool = False,
-    ) -> Output:
-        """Applies all layers. With a cache, the keys and values of x are written behind it.
-
-        Args:
-          x: [B T D].
-          allowed: who may look at whom.
-          train: whether there is dropout.
-          cache: of the tokens before these; its memory, if it has one, is what `cross` lacks.
-          bias: of every layer's scores.
-          cross: for cross-attention.
-          return_layers: whether x after every layer is wanted too.
-          return_scores: likewise.
-        """
-        c = self.config
-        block = Block(c, self.types, train, parent=None)  # applied to one layer's parameters
-        init = functools.partial(_init_blocks, block, self.cross_attention)
-        params = self.param("blocks", init)
-        shared = {name: value for name, value in params.items() if name in SHARING[c.sharing]}
-        own = {name: value for name, value in params.items() if name not in shared}
-        key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
-        length = None if cache is None else cache.length
-
-        visible = [attention.within(allowed, band, length) for band in c.bands]
-
-        def layer(visible, shared, x, inputs):
-            own, stored, memory, index = inputs
-            rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
-            x, (stored, x, scores) = block.apply(
-                {"params": {**shared, **own}},
-                x,
-                stored,
-                visible,
-                length,
-                bias,
-                cross,
-                memory,
-                rngs=rngs,
-            )
-            outputs = (stored, x if return_layers else None, scores if return_scores else None)
-            return x, outputs
-
-        if REMAT[c.remat] is not None:
-            layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[c.remat])
-
-        def period(shared, x, inputs):
-            outputs = []
-            for i, allowed in enumerate(visible):
-                x, output = layer(allowed, shared, x, jax.tree.map(operator.itemgetter(i), inputs))
-                outputs.append(output)
-            return x, jax.tree.map(lambda *of_layers: jnp.stack(of_layers), *outputs)
-
-        def group(x, inputs):
-            shared, layers_of_group = inputs
-            cut = lambda p: p.reshape(-1, len(c.bands), *p.shape[1:])  # noqa: E731
-            inputs = jax.tree.map(cut, layers_of_group)
-            x, outputs = jax.lax.scan(functools.partial(period, shared), x, inputs)
-            return x, jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), outputs)
-
-        stored = None if cache is None else (cache.keys, cache.values)
-        memory = None if cache is None or cache.memory is None else cache.memory[:2]
-        inputs = (own, stored, memory, jnp.arange(c.depth))
-        if c.groups == 1:
-            x, outputs = group(x, (jax.tree.map(lambda p: p[0], shared), inputs))
-        else:
-            cut = lambda p: p.reshape(c.groups, -1, *p.shape[1:])  # noqa: E731
-            x, outputs = jax.lax.scan(group, x, (shared, jax.tree.map(cut, inputs)))
-            outputs = jax.tree.map(lambda y: y.reshape(c.depth, *y.shape[2:]), outputs)
-        stored, after_layers, scores = outputs
-        if cache is not None:
-            keys, values = stored
-            cache = cache._replace(keys=keys, values=values, length=length + x.shape[1])
-        return Output(x, after_layers, scores, cache)
-
-    def keys_and_values(self, hidden: Float[Array, "B M D"]) -> tuple[Array, Array]:
-        """Returns what every layer's cross-attention looks at, each [N B M H K]."""
-        params = self.get_variable("params", "blocks")["cross_attention"]
-        attend = Attention(self.config, self.types, parent=None)
-
-        def one(params):
-            return attend.apply({"params": params}, hidden, method="keys_and_values")
-
-        # Layers that share their parameters have equal keys and values.
-        copies = self.config.depth // len(params["key"]["kernel"])
-        return jax.tree.map(lambda y: jnp.repeat(y, copies, axis=0), jax.lax.map(one, params))
-
-
-def _init_blocks(block: Block, cross_attention: bool, key: Array):
-    """Returns the parameters of all layers, boxed with their axis names."""
-    c = block.config
-    x = jnp.zeros((1, 1, c.width), block.types.compute)
-    allowed = jnp.ones((1, 1, 1, 1), bool)
-    cross = Cross(allowed, x) if cross_attention else None
-
-    def one(key):
-        return block.init({"params": key}, x, None, allowed, None, None, cross)["params"]
-
-    def stack(key, count):
-        return jax.tree.map(
-            lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
-            jax.vmap(one)(jax.random.split(key, count)),
-            is_leaf=lambda box: isinstance(box, nn.Partitioned),
-        )
-
-    own, shared = (stack(key, count) for count in (c.depth, c.groups))
-    return {name: (shared if name in SHARING[c.sharing] else own)[name] for name in own}
-
-
 class Embedder(nn.Module):
     """Token, position and token-type embeddings, summed."""
 
@@ -405,7 +273,7 @@ def empty_cache(
     config: TransformerConfig, types: layers.Numerics, rows: int, length: int
 ) -> attention.Cache:
     """Returns a cache with room for `length` tokens in each of `rows` rows."""
-    shape = (config.depth, rows, length, config.heads, config.head_width)
-    zeros = jnp.zeros(shape, types.attention)
+    shape = (rows, length, config.heads, config.head_width)
+    zeros = (jnp.zeros(shape, types.attention),) * config.depth
     ids = jnp.zeros((rows, length), jnp.int32)
     return attention.Cache(zeros, zeros, ids, jnp.zeros((), jnp.int32))

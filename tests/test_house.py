@@ -16,6 +16,7 @@ FLOORS = {
     "model.layers": 1,
     "model.losses": 1,
     "model.transformer": 2,
+    "model.stack": 2,
     "model.heads": 3,
     "model": 3,
     "model.networks": 4,
@@ -29,7 +30,11 @@ FLOORS = {
     "scripts": 8,
     "train": 8,
 }
-SAME_FLOOR = {"model.attention": {"model.layers"}}
+SAME_FLOOR = {
+    "model.attention": {"model.layers"},
+    "model.positions": {"model.layers"},
+    "model.stack": {"model.transformer"},
+}
 FILES = [
     path
     for path in sorted(ROOT.rglob("*.py"))

@@ -8,6 +8,7 @@ import tiny
 
 from errors import UserError
 from model import losses, transformer
+from model import stack as stack_lib
 
 BATCH = batches.masked_lm(3, 12, 4, tiny.VOCAB, padding=3)
 
@@ -93,7 +94,7 @@ def test_layers_have_dropout_of_their_own(dropout):
     def run(depth, x):
         c.model.depth = depth
         network = tiny.objective(c).network
-        stack = transformer.Stack(network.config, network.types)
+        stack = stack_lib.Stack(network.config, network.types)
         key = {"dropout": jax.random.key(0)}
         options = dict(train=True, return_layers=True, rngs=key)
         return stack.apply({"params": params}, x, allowed, **options).layers
