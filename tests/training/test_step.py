@@ -199,6 +199,8 @@ def test_the_weights_of_microbatches_cost_no_second_forward_pass(devices):
 GOLDEN = {  # loss and gradient norm of the first three steps, recorded on the CPU in float32
     "bert": [[5.258455, 1.348077], [5.266364, 1.35473], [5.055609, 1.152144]],
     "gpt2": [[4.575576, 0.815593], [4.577269, 0.832594], [4.531439, 0.745584]],
+    "gpt1": [[4.577115, 0.543006], [4.579296, 0.535351], [4.558201, 0.543010]],
+    "gpt3": [[4.574179, 0.806798], [4.576826, 0.830403], [4.531856, 0.752032]],
 }
 
 
