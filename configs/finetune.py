@@ -1,5 +1,7 @@
 r"""Fine-tuning on a GLUE task, by the recipe of BERT (Devlin et al., NAACL 2019, section 4.1).
 
+With model=gpt1-base by that of GPT-1 (Radford et al., 2018, sections 3.2, 3.3 and 4.1).
+
     python train.py --config=configs/finetune.py:model=bert-base,task=mrpc --workdir=DIR \\
         --config.init_from=DIR --config.data.path=GLUE
 
@@ -16,6 +18,8 @@ import importlib.util
 
 from configs import common
 
+# Of these pairs GPT-1 reads both orders.
+SYMMETRIC = ("mrpc", "sts-b", "qqp")
 # Classes (1: regression) and published training rows. data_pipeline/tasks has the rest.
 TASKS = {
     "cola": dict(classes=2, rows=8_551),
@@ -71,9 +75,33 @@ def get_config(arg=""):
     config.data.task = args.task
     config.data.length = min(128, config.model.max_positions)
     config.data.tokenizer = page.data.tokenizer
+    gpt1 = args.model.partition("-")[0] == "gpt1"
+    if gpt1:
+        _gpt1(config, task, args.task)
     config.evals.update(every=500, batches=0)  # the whole dev set
     config.checkpoint.every = 500
-    return common.quick(config) if args.quick else config
+    if args.quick:
+        common.quick(config)
+    if gpt1:
+        config.model.vocab_size += 3  # start, delimiter and extract tokens
+    return config
+
+
+def _gpt1(config, task, name):
+    """Sets GPT-1's way: a language model beside the task, and its hyperparameters."""
+    config.objective = dict(
+        name="gpt_classification",
+        classes=task["classes"],
+        lm_weight=0.5,
+        logit_chunks=8,
+        dropout=0.1,
+    )
+    config.data.pipeline = "gpt_classification"
+    if name in SYMMETRIC:
+        config.data.length = 2 * min(128, config.model.max_positions // 2)
+    config.optim.update(lr=6.25e-5, eps=1e-8, bias_correction=True)
+    # 0.2 % of the training; opt.py's decay is in effect during the warm-up too, ours is not.
+    config.optim.warmup_steps = config.get_ref("total_steps") // 500
 
 
 def _page(model):

@@ -18,7 +18,7 @@ import numpy as np
 from data_pipeline import corpus as corpora
 from data_pipeline import corruption, files, noise, rows, sources, tokenizers
 from data_pipeline import records as record_files
-from data_pipeline.tasks import TASKS, classification, glue
+from data_pipeline.tasks import TASKS, classification, glue, gpt
 from errors import UserError, one_of
 
 VERSION = 2  # of the example records; part of the name of their cache folder
@@ -27,6 +27,7 @@ PIPELINES = {
     "causal_stream": rows.CausalStream,
     "corruption": corruption.TextToText,
     "classification": classification.Classification,
+    "gpt_classification": gpt.GptClassification,
 }
 
 
@@ -101,8 +102,8 @@ def prepare_data(
             f"{config.model.max_positions}: lower the first or raise the second."
         )
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
-    if kind is classification.Classification:
-        return _task_data(config, cache, tokenizer_dir, training)
+    if issubclass(kind, classification.Classification):
+        return _task_data(kind, config, cache, tokenizer_dir, training)
     if not data.source:
         raise UserError(f"config.data.source is not set. {data.source_hint}.")
     source = sources.open_source(data.source, data.layout)
@@ -136,7 +137,7 @@ def prepare_data(
     return Data(tokenizer, train, valid, corpus.manifest)
 
 
-def _task_data(config, cache, tokenizer_dir, training):
+def _task_data(kind, config, cache, tokenizer_dir, training):
     """Reads a task's files; its rows are made anew in every run, and nothing is cached."""
     data = config.data
     task = TASKS[one_of("data.task", data.task, TASKS)]
@@ -154,9 +155,9 @@ def _task_data(config, cache, tokenizer_dir, training):
             f"The task {data.task} brings no vocabulary: set config.init_from to the model that is "
             "fine-tuned, or data.tokenizer.path."
         )
-    tokenizer = _tokenizer(None, data.tokenizer, cache, tokenizer_dir, None)
+    tokenizer = _tokenizer(None, data.tokenizer, cache, tokenizer_dir, None, kind.adapt)
     _check_vocabulary(tokenizer, config)
-    pipeline = classification.Classification(data, tokenizer)
+    pipeline = kind(data, tokenizer)
 
     def dataset(split, path):
         records = pipeline.write(glue.read(task, path, split))
@@ -171,19 +172,23 @@ def _task_data(config, cache, tokenizer_dir, training):
     return Data(tokenizer, train, dataset("valid", data.path), {})
 
 
-def _tokenizer(source, config, cache, directory, progress):
-    """Loads the run's own vocabulary, or takes the config's and saves it for the run."""
+def _tokenizer(source, config, cache, directory, progress, adapt=lambda tokenizer: tokenizer):
+    """Loads the run's own vocabulary, or takes the config's, adapts and saves it for the run."""
+
+    def prepare():
+        return adapt(corpora.prepare_tokenizer(source, config, cache, progress))
+
     if directory is None:
-        return corpora.prepare_tokenizer(source, config, cache, progress)
+        return prepare()
     directory = pathlib.Path(directory)
     with files.exclusive(directory):  # several processes of one machine may be here
         if not (directory / "tokenizer_config.json").exists():
-            tokenizer = corpora.prepare_tokenizer(source, config, cache, progress)
+            tokenizer = prepare()
             tokenizer.save(directory)
             return tokenizer
     tokenizer = tokenizers.load(directory)
     if config.path is not None:
-        wanted = corpora.prepare_tokenizer(source, config, cache, progress)
+        wanted = prepare()
         if wanted.fingerprint != tokenizer.fingerprint:
             raise UserError(
                 f"This run was started with the vocabulary in {directory}, not with "

@@ -1,8 +1,8 @@
 """The table of batch fields, the contract between the data pipeline and the objectives.
 
-`B` rows, `T` tokens, `P` predictions per row (of an encoder-decoder: tokens of the decoder),
-`G` packed examples per row. Imports no JAX: both
-wings of the house (data in numpy, networks in JAX) read this file.
+`B` rows, `T` tokens, `P` predictions per row (of an encoder-decoder: tokens of the decoder), `G`
+examples or candidates per row. Imports no JAX: both wings of the house (data in numpy, networks in
+JAX) read this file.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ FIELDS: dict[str, Field] = {
     "decoder_segment_ids": Field("BP", np.int32),  # as segment_ids
     "pair_positions": Field(
         "BG", np.int32
-    ),  # where the [CLS] of each packed pair is; padded with 0
+    ),  # where the [CLS] of each packed pair is, or the extract token of a candidate; padded with 0
     "pair_labels": Field("BG", np.int32),  # 0: B follows A, 1: B is random (BERT's coding)
     "pair_weights": Field("BG", np.float32),
     "label": Field("B", np.int32),  # the class of a row

@@ -1,10 +1,12 @@
 """What stands on top of a network: masked LM, replaced tokens, pooler, classification."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from model import layers, transformer
+from model import layers, losses, transformer
 
 
 def gather(hidden: Float[Array, "B T D"], positions: Int[Array, "B P"]) -> Float[Array, "B P D"]:
@@ -85,3 +87,25 @@ class Classifier(nn.Module):
         init = layers.INITIALIZERS[self.config.init](self.config.init_std)
         dense = layers.Dense((self.classes,), ("embed", "norm"), init, self.types, name="dense")
         return dense(pooled).astype(jnp.float32)
+
+
+def judge(logits: Float[Array, "B C"], batch: Mapping[str, Array], *, train: bool):
+    """Returns the loss term and the metrics of a labeled task; a single logit is a regression's.
+
+    Args:
+      logits: of the classes, or the predicted score [B 1].
+      batch: label or score, and example_weights, each [B].
+      train: else the predictions by row are among the metrics.
+    """
+    weights = batch["example_weights"]
+    if logits.shape[1] == 1:
+        prediction, target = logits[:, 0], batch["score"]
+        terms = {"mse": losses.mean(jnp.square(prediction - target), weights)}
+        metrics = {}
+    else:
+        prediction, target = jnp.argmax(logits, axis=-1), batch["label"]
+        terms = {"classification": losses.mean(losses.cross_entropy(logits, target), weights)}
+        metrics = {"accuracy": losses.mean(losses.correct(logits, target), weights)}
+    if not train:
+        metrics["rows"] = losses.Rows(prediction, target, weights)
+    return terms, metrics

@@ -140,6 +140,13 @@ def test_a_run_is_not_continued_with_another_config(overrides, message, finished
     assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == before
 
 
+def test_a_run_is_not_continued_with_another_ramp():
+    saved = {"tokenizer": "a", "batch_size": 8, "batch_ramp": {"start": 2, "steps": 9}}
+    with pytest.raises(UserError, match="has config.batch_ramp=.*'start': 2.*: keep it"):
+        train._check_continues(saved, saved | {"batch_ramp": {"start": 0, "steps": 0}}, "run")
+    train._check_continues(saved, saved, "run")
+
+
 def test_init_from_refuses_another_vocabulary(finished, cache, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT * 30)
     texts = [TEXT]

@@ -11,7 +11,7 @@ import pytest
 import runs
 
 import train
-from configs import bert, finetune
+from configs import bert, finetune, gpt1
 from data_pipeline import tokenizer_training, tokenizers
 from evaluation import load
 from model import objectives
@@ -140,6 +140,55 @@ def test_it_starts_from_the_pooler_but_not_from_the_pretraining_classifier(
     assert (
         ours["task_classifier"]["dense"]["kernel"] != theirs["classifier"]["dense"]["kernel"]
     ).any()
+
+
+@pytest.fixture(scope="module")
+def gpt1_published(tmp_path_factory):
+    """A small GPT-1, fresh, in Hugging Face's layout, with a vocabulary of 264 tokens."""
+    texts = [" ".join(GOOD + BAD + NEUTRAL)] * 20
+    tokenizer = tokenizer_training.train("word_bpe", texts, 264, lowercase=True)
+    config = gpt1.get_config("tiny,quick=1")
+    config.model.vocab_size = tokenizer.vocab_size
+    folder = tmp_path_factory.mktemp("gpt1")
+    huggingface.save(folder, config.model, config.objective, parameters(config), tokenizer)
+    return folder
+
+
+def gpt1_config(task, folder, published, **overrides):
+    page = finetune.get_config(f"gpt1-tiny,task={task},quick=1")
+    c = config(task, folder, published)
+    c.model, c.objective = page.model, page.objective
+    c.data.update(pipeline=page.data.pipeline, length=32)
+    c.data.tokenizer = page.data.tokenizer
+    vocab_size = huggingface.load(published).model["vocab_size"] + 3
+    c.model.update(vocab_size=vocab_size, dtype="float32", dropout=0.0, attention_dropout=0.0)
+    c.update_from_flattened_dict(overrides)
+    return c
+
+
+def test_gpt1_learns_a_task_beside_its_language(folder, gpt1_published, tmp_path):
+    results = train.train(gpt1_config("sst-2", folder, gpt1_published), tmp_path)
+    assert set(results) == {
+        f"valid/{n}" for n in ("classification", "accuracy", "loss", "causal_lm")
+    }
+    assert results["valid/accuracy"] > 0.95
+    wanted = results["valid/classification"] + 0.5 * results["valid/causal_lm"]
+    assert results["valid/loss"] == pytest.approx(wanted, rel=1e-5)
+    assert load.load(tmp_path).tokenizer.start_id is not None
+
+
+def test_gpt1_grows_by_its_special_tokens(folder, gpt1_published, tmp_path):
+    """Both orders of a pair; without learning, all but three rows are those of the checkpoint."""
+    c = gpt1_config("sts-b", folder, gpt1_published, total_steps=1)
+    c.optim.update(lr=0.0, warmup_steps=0)
+    train.train(c, tmp_path)
+    theirs = huggingface.load(gpt1_published).params["network"]
+    ours = load.load(tmp_path).params["network"]
+    table = np.asarray(ours["embedder"]["tokens"].pop("table"))
+    before = theirs["embedder"]["tokens"].pop("table")
+    np.testing.assert_array_equal(table[:-3], before)
+    assert table[-3:].std() == pytest.approx(0.02, rel=0.25)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_the_evaluation_script_reads_the_dev_file(finished, folder):

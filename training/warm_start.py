@@ -20,6 +20,7 @@ from errors import UserError
 from training import checkpoint, digests, huggingface
 
 BLOCKS = "stack/blocks/"  # in the paths of parameters that hold one slice for each layer
+TOKENS = "embedder/tokens/table"  # the end of the path of the parameter with a row for each token
 
 
 def tokenizer_path(init_from: str) -> str:
@@ -129,12 +130,12 @@ def _fill(
     folder = pathlib.Path(source).expanduser()
     vocabulary = tokenizer_path(source)
     if (folder / "checkpoints").is_dir():
-        _check_vocabulary(tokenizers.load(vocabulary), tokenizer, key)
+        added = _check_vocabulary(tokenizers.load(vocabulary), tokenizer, key)
         given = checkpoint.saved_params(folder / "checkpoints")
     else:
-        published = huggingface.load(folder)
+        published, added = huggingface.load(folder), 0
         if published.tokenizer is not None:
-            _check_vocabulary(published.tokenizer, tokenizer, key)
+            added = _check_vocabulary(published.tokenizer, tokenizer, key)
         given = digests.named_leaves(published.params)
 
     fresh = digests.named_leaves(params)
@@ -157,6 +158,8 @@ def _fill(
                     f"of {key}."
                 )
             there = (len(chosen), *there[1:])
+        if there and name.endswith(TOKENS):  # new tokens keep the rows that they were drawn
+            there = (there[0] + added, *there[1:])
         if there != here.shape:
             raise UserError(
                 f"{key} does not fit: {name} is {there or 'absent'} there and {here.shape} here; "
@@ -180,6 +183,8 @@ def _fill(
         if name not in wanted:
             return here
         value = given[name][np.array(chosen)] if chosen and BLOCKS in name else given[name]
+        if added and name.endswith(TOKENS):
+            value = np.concatenate([value, here[len(value) :]])
         return jax.device_put(value, here.sharding)
 
     return _nest({name: place(name, here) for name, here in fresh.items()})
@@ -205,8 +210,15 @@ def _nest(leaves: Mapping[str, Array]) -> dict[str, PyTree]:
 
 
 def _check_vocabulary(theirs, ours, key):
+    """Returns how many special tokens the run's vocabulary has behind those of the checkpoint."""
+    if isinstance(theirs, tokenizers.WordBpe) and ours.start_id is not None:
+        size, theirs = theirs.vocab_size, theirs.with_specials()
+        added = theirs.vocab_size - size
+    else:
+        added = 0
     if theirs.fingerprint != ours.fingerprint:
         raise UserError(
             f"The vocabulary of {key} is not that of this run: leave config.data.tokenizer.path "
             "out to use that of the checkpoint."
         )
+    return added

@@ -41,6 +41,11 @@ class Classification:
         self.doubles_sep = tokenizer.doubles_sep
         self.codec = packing.Codec(3, 1 << 32)  # four bytes a number: one is a float
 
+    @staticmethod
+    def adapt(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+        """Returns the vocabulary of the run, given that of the model it starts from."""
+        return tokenizer
+
     def write(self, examples: Iterable[glue.Example]) -> list[bytes]:
         """Returns a record for each example; a label that is not given counts as 0."""
         examples = list(examples)

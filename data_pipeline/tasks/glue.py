@@ -28,6 +28,7 @@ class Task(NamedTuple):
       columns: names of the columns, where train and dev files have no header.
       files: names of the splits' files.
       ragged: whether lines of a wrong number of fields are skipped.
+      symmetric: whether the order of the two texts says nothing: GPT-1 reads both orders.
     """
 
     folder: str
@@ -38,6 +39,7 @@ class Task(NamedTuple):
     columns: tuple[str, ...] = ()
     files: tuple[str, str, str] = ("train", "dev", "test")
     ragged: bool = False
+    symmetric: bool = False
 
 
 class Example(NamedTuple):
@@ -88,8 +90,15 @@ TASKS = {
         columns=("source", "label", "mark", "sentence"),
     ),
     "sst-2": Task("SST-2", ("sentence",), "label", _BINARY, _rows(67_349, 872, 1_821)),
-    "mrpc": Task("MRPC", ("#1 String", "#2 String"), "Quality", _BINARY, _rows(3_668, 408, 1_725)),
-    "sts-b": Task("STS-B", _PAIR, "score", (), _rows(5_749, 1_500, 1_379)),
+    "mrpc": Task(
+        "MRPC",
+        ("#1 String", "#2 String"),
+        "Quality",
+        _BINARY,
+        _rows(3_668, 408, 1_725),
+        symmetric=True,
+    ),
+    "sts-b": Task("STS-B", _PAIR, "score", (), _rows(5_749, 1_500, 1_379), symmetric=True),
     "qqp": Task(
         "QQP",
         ("question1", "question2"),
@@ -97,6 +106,7 @@ TASKS = {
         _BINARY,
         _rows(363_846, 40_430, 390_965),
         ragged=True,  # a few lines are malformed; the published count is without them
+        symmetric=True,
     ),
     "mnli": _MNLI,
     "mnli-mm": _MNLI._replace(  # the same training set, the mismatched genres held out

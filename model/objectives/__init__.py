@@ -17,7 +17,15 @@ from flax.core import FrozenDict
 
 import errors
 from model import networks
-from model.objectives import causal_lm, classification, distill, electra, masked_lm, seq2seq_lm
+from model.objectives import (
+    causal_lm,
+    classification,
+    distill,
+    electra,
+    gpt_classification,
+    masked_lm,
+    seq2seq_lm,
+)
 
 OBJECTIVES = {
     "masked_lm": masked_lm.MaskedLM,
@@ -26,6 +34,7 @@ OBJECTIVES = {
     "electra": electra.Electra,
     "distill": distill.Distill,
     "classification": classification.Classification,
+    "gpt_classification": gpt_classification.GptClassification,
 }
 
 
@@ -46,6 +55,8 @@ def build(config: Mapping, platform: str) -> nn.Module:
         errors.one_of("key in config.objective:", name, known)
     if missing := known - set(options):
         raise errors.UserError(f"config.objective lacks {', '.join(sorted(missing))}.")
+    if options.get("lm_weight", 0.0) < 0:
+        raise errors.UserError("config.objective.lm_weight must be at least 0.")
     if not 0 <= options.get("dropout", 0.0) < 1:
         raise errors.UserError("config.objective.dropout must be in [0, 1).")
     if "teacher" in options:  # an objective of its own, made from a model section

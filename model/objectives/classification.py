@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from model import heads, layers, losses, transformer
@@ -31,18 +30,7 @@ class Classification(nn.Module):
 
     def __call__(self, batch, *, train: bool):
         """Returns the loss term and further metrics; not in training, the predictions by row."""
-        logits, weights = self.predict(batch, train=train)["logits"], batch["example_weights"]
-        if self.classes == 1:
-            prediction, target = logits[:, 0], batch["score"]
-            terms = {"mse": losses.mean(jnp.square(prediction - target), weights)}
-            metrics = {}
-        else:
-            prediction, target = jnp.argmax(logits, axis=-1), batch["label"]
-            terms = {"classification": losses.mean(losses.cross_entropy(logits, target), weights)}
-            metrics = {"accuracy": losses.mean(losses.correct(logits, target), weights)}
-        if not train:
-            metrics["rows"] = losses.Rows(prediction, target, weights)
-        return terms, metrics
+        return heads.judge(self.predict(batch, train=train)["logits"], batch, train=train)
 
     def predict(self, batch, *, train: bool = False) -> dict[str, Float[Array, "..."]]:
         """Returns `logits` [B C]; for regression [B 1], the score itself."""

@@ -6,7 +6,7 @@ import pytest
 
 from configs import finetune
 from data_pipeline import pipeline, tokenizer_training, tokenizers
-from data_pipeline.tasks import TASKS, classification, glue
+from data_pipeline.tasks import TASKS, classification, glue, gpt
 from errors import UserError
 from model import batch as batches
 
@@ -27,6 +27,62 @@ def wordpiece(tmp_path):
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+
+
+# GPT-1's transformations
+
+
+def gpt_rows(task, examples, length):
+    """The tokenizer, and the rows of examples and one of padding."""
+    t = tokenizer_training.train("word_bpe", [" ".join(WORDS)] * 20, 300, True).with_specials()
+    data = finetune.get_config(f"gpt1-tiny,task={task}").data
+    data.length = length
+    made = gpt.GptClassification(data, gpt.GptClassification.adapt(t))
+    rows = made.read([*made.write(examples), b""], None)
+    batches.check(rows)
+    return t, rows
+
+
+def test_gpt_reads_a_text_between_start_and_extract():
+    text = "the good film"
+    t, rows = gpt_rows("cola", [glue.Example((text,), 1.0)], 16)
+    ids = [t.start_id, *t.encode(text), t.cls_id]
+    tokens = np.pad(ids, (0, 16 - len(ids)))
+    assert rows["tokens"].tolist() == [tokens.tolist(), [0] * 16]
+    assert rows["segment_ids"][0].tolist() == (np.arange(16) < len(ids)).tolist()
+    assert rows["targets"][0, : len(ids) - 1].tolist() == ids[1:]
+    assert rows["weights"].sum(1).tolist() == [len(ids) - 1, 0]
+    assert rows["pair_positions"].tolist() == [[len(ids) - 1], [0]]
+    assert (rows["label"].tolist(), rows["example_weights"].tolist()) == ([1, 0], [1, 0])
+
+
+def test_gpt_separates_premise_and_hypothesis():
+    t, rows = gpt_rows("rte", [glue.Example(("a film", "the plot"), 0.0)], 32)
+    ids = [t.start_id, *t.encode("a film"), t.sep_id, *t.encode("the plot"), t.cls_id]
+    assert rows["tokens"][0, : len(ids)].tolist() == ids
+    # Of two long texts the longer one is cut, never the special tokens.
+    t, rows = gpt_rows("rte", [glue.Example(("a " * 50, "the"), 0.0)], 16)
+    assert rows["tokens"][0, 0] == t.start_id and rows["tokens"][0, -1] == t.cls_id
+    assert (rows["tokens"][0] == t.sep_id).sum() == 1
+
+
+def test_gpt_reads_both_orders_of_a_similar_pair():
+    t, rows = gpt_rows("mrpc", [glue.Example(("a film", "the plot"), 1.0)], 48)
+    a, b = t.encode("a film"), t.encode("the plot")
+    size = len(a) + len(b) + 3
+    for first, (x, y) in ((0, (a, b)), (24, (b, a))):
+        ids = [t.start_id, *x, t.sep_id, *y, t.cls_id]
+        assert rows["tokens"][0, first : first + size].tolist() == ids
+        assert rows["positions"][0, first : first + size].tolist() == list(range(size))
+    assert rows["pair_positions"].tolist() == [[size - 1, 24 + size - 1], [0, 24]]
+    assert set(rows["segment_ids"][0].tolist()) == {0, 1, 2}
+    with pytest.raises(UserError, match="make it a multiple of 2"):
+        gpt_rows("mrpc", [], 49)
+
+
+def test_gpt_needs_its_own_vocabulary(wordpiece):
+    with pytest.raises(UserError, match="needs GPT-1's word_bpe vocabulary, not a wordpiece"):
+        gpt.GptClassification.adapt(wordpiece)
 
 
 # Reading

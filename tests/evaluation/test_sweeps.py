@@ -245,6 +245,11 @@ def test_a_real_run_and_its_evaluation(tmp_path):
     assert sweeps.measure(job, "x", ablations.Column("valid/loss")) > 1
     size = sweeps.measure(job, "n", ablations.Column("parameters"))
     assert size == sweeps.count_parameters(job.workdir) > 10_000
+    model = jobs_lib.saved_config(job.workdir)["model"]
+    entries = model["vocab_size"] + model["max_positions"] + model["token_types"]
+    operations = 6 * (size - entries * model["width"]) * (6 * 8 * 32)  # steps, rows, tokens
+    days = sweeps.measure(job, "c", ablations.Column("pf_days"))
+    assert days == pytest.approx(operations / 8.64e19, rel=1e-9)
 
 
 @pytest.mark.parametrize(

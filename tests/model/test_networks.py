@@ -68,7 +68,7 @@ def influence(c, params, batch, token):
     return np.abs(np.asarray(gradient)).sum(-1)
 
 
-@pytest.mark.parametrize("page", ["gpt2", "gpt3"])
+@pytest.mark.parametrize("page", ["gpt1", "gpt2", "gpt3"])
 def test_decoder_is_causal_by_gradient(page):
     c, params, batch = make(page)
     reach = influence(c, params, batch, token=9)
@@ -130,7 +130,7 @@ def test_rematerialized_equals_plain(page):
         )
 
 
-@pytest.mark.parametrize("page", ["gpt2", "gpt3"])
+@pytest.mark.parametrize("page", ["gpt1", "gpt2", "gpt3"])
 def test_cache_continues_as_if_recomputed(page):
     c, params, batch = make(page)
     objective = tiny.objective(c)

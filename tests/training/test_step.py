@@ -20,7 +20,7 @@ MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
 def make_batch(page, rows=16, length=16):
     if page == "t5":
         return batches.seq2seq_lm(rows, length, 12, tiny.VOCAB, padding=2)
-    if page != "gpt2":
+    if not page.startswith("gpt"):
         return batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=2)
     return batches.causal_lm(rows, length, tiny.VOCAB)
 
@@ -85,6 +85,8 @@ def reference(devices):
             c = tiny.config(page, **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
             if "embed_width" in c.model:
                 c.model.embed_width = 16
+            if "bands" in c.model:
+                c.model.bands = (0, 3)
             cache[page] = Run(c, (1, 1, 1), devices).losses(make_batch(page))
         return cache[page]
 
@@ -98,6 +100,14 @@ def test_every_mesh_gives_the_same_losses(page, shape, devices, reference, capfd
     got = Run(c, shape, devices).losses(make_batch(page))
     np.testing.assert_allclose(got, reference(page), rtol=2e-5)
     assert got[-1, 0] < got[0, 0]  # it learns, too
+    assert "rematerialization" not in capfd.readouterr().err.lower()
+
+
+def test_banded_layers_are_the_same_on_a_mesh(devices, reference, capfd):
+    c = tiny.config("gpt3", **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
+    c.model.bands = (0, 3)
+    got = Run(c, (2, 2, 2), devices).losses(make_batch("gpt3"))
+    np.testing.assert_allclose(got, reference("gpt3"), rtol=2e-5)
     assert "rematerialization" not in capfd.readouterr().err.lower()
 
 
@@ -211,10 +221,12 @@ def test_the_weights_of_microbatches_cost_no_second_forward_pass(devices):
 GOLDEN = {  # loss and gradient norm of the first three steps, recorded on the CPU in float32
     "bert": [[5.258455, 1.348077], [5.266364, 1.35473], [5.055609, 1.152144]],
     "gpt2": [[4.575576, 0.815593], [4.577269, 0.832594], [4.531439, 0.745584]],
+    "gpt1": [[4.577115, 0.543006], [4.579296, 0.535351], [4.558201, 0.543010]],
+    "gpt3": [[4.574179, 0.806798], [4.576826, 0.830403], [4.531856, 0.752032]],
 }
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2", "t5"])
+@pytest.mark.parametrize("page", GOLDEN)
 def test_golden_steps(page, reference):
     np.testing.assert_allclose(reference(page), GOLDEN[page], rtol=1e-4)
 

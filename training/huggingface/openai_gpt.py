@@ -75,7 +75,11 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
     Raises:
       UserError: for what GPT-1's layout cannot express.
     """
-    del objective
+    if objective["name"] != "causal_lm":
+        raise UserError(
+            f"config.objective.name={objective['name']!r} has a head that GPT-1's layout has no "
+            "place for: export the pre-trained model that it started from."
+        )
     fixed = {"norm_first": False, "token_types": 0, "head_size": 0}
     fixed["mlp_width"] = 4 * model["width"]
     mapping.require(model, fixed, "in config.model is beyond GPT-1's layout")
