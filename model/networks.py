@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import flax.linen as nn
 
 import errors
-from model import decoder, encoder, layers, transformer
+from model import decoder, encoder, layers, transformer, xlnet
 
-NETWORKS = {"encoder": encoder.Encoder, "decoder": decoder.Decoder}
+NETWORKS = {"encoder": encoder.Encoder, "decoder": decoder.Decoder, "xlnet": xlnet.XLNet}
 
 
 def build(config: Mapping, platform: str) -> nn.Module:

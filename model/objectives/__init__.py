@@ -17,11 +17,12 @@ from flax.core import FrozenDict
 
 import errors
 from model import networks
-from model.objectives import causal_lm, classification, distill, electra, masked_lm
+from model.objectives import causal_lm, classification, distill, electra, masked_lm, permutation_lm
 
 OBJECTIVES = {
     "masked_lm": masked_lm.MaskedLM,
     "causal_lm": causal_lm.CausalLM,
+    "permutation_lm": permutation_lm.PermutationLM,
     "electra": electra.Electra,
     "distill": distill.Distill,
     "classification": classification.Classification,

@@ -4,8 +4,8 @@ A family is described once, by tables that are read in both directions.
 
 Axes: `V` vocabulary, `T` positions, `A` token types, `D` width (`O` for the other axis of a square
 kernel), `E` width of the tables, `H` heads, `K` head width, `F` feed-forward width, `C` classes of
-the sentence-pair head, `S` the single score of a token; `N` layers, `G` groups of layers that share
-their parameters.
+the sentence-pair head, `S` the single score of a token, `X` same or other segment; `N` layers, `G`
+groups of layers that share their parameters.
 """
 
 import math
@@ -112,7 +112,7 @@ def sizes(model: Mapping[str, Any]) -> dict[str, int]:
     return {
         "V": model["vocab_size"],
         "T": model["max_positions"],
-        "A": model["token_types"],
+        "A": model.get("token_types", 0),
         "D": model["width"],
         "O": model["width"],
         "E": model.get("embed_width") or model["width"],
@@ -121,6 +121,7 @@ def sizes(model: Mapping[str, Any]) -> dict[str, int]:
         "K": model.get("head_size") or model["width"] // model["heads"],
         "F": model["mlp_width"],
         "C": 2,
+        "X": 2,
         "N": model["depth"],
         "G": model.get("groups", 1),
     }
