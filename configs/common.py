@@ -89,7 +89,7 @@ def data() -> ml_collections.ConfigDict:
             "vocab_size": 30522,
             "lowercase": True,
             # Special tokens of a vocabulary that is trained; "": those of the kind's first user
-            # (BERT, GPT-2, ALBERT); roberta: of a byte_bpe; t5: of a sentencepiece.
+            # (BERT, GPT-2, ALBERT); roberta: of a byte_bpe; t5, xlnet: of a sentencepiece.
             "specials": "",
         }
     )

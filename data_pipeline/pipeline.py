@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from data_pipeline import corpus as corpora
-from data_pipeline import files, noise, rows, sources, tokenizers
+from data_pipeline import files, noise, permutation, rows, sources, tokenizers
 from data_pipeline import records as record_files
 from data_pipeline.tasks import TASKS, classification, glue
 from errors import UserError, one_of
@@ -25,6 +25,7 @@ VERSION = 2  # of the example records; part of the name of their cache folder
 PIPELINES = {
     "masked_lm": rows.MaskedLM,
     "causal_stream": rows.CausalStream,
+    "permutation_lm": permutation.PermutationLM,
     "classification": classification.Classification,
 }
 

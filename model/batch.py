@@ -1,7 +1,7 @@
 """The table of batch fields, the contract between the data pipeline and the objectives.
 
-`B` rows, `T` tokens, `P` predictions per row, `G` packed examples per row, `M` tokens of memory. Imports no JAX: both
-wings of the house (data in numpy, networks in JAX) read this file.
+`B` rows, `T` tokens, `P` predictions per row, `G` packed examples per row, `M` tokens of memory.
+Imports no JAX: both wings of the house (data in numpy, networks in JAX) read this file.
 """
 
 from collections.abc import Mapping

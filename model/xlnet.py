@@ -1,4 +1,4 @@
-"""XLNet's network: two streams over one set of parameters, relative positions, a memory (section 2).
+"""XLNet's network: two streams with the same parameters, relative positions, memory (section 2).
 
 The content stream is the text. The query stream has a row for each token that is predicted, which
 knows where that token stands but not what it is. Both read the keys and values of the content
@@ -365,9 +365,7 @@ class XLNet(nn.Module):
         x = self.dropout(x if queries is None else x[:, T:], train=train)
         return transformer.Output(x, after if after is None else after[:, :, :T], cache=cache)
 
-    def remember(
-        self, batch: dict[str, Int[Array, "B M"]], memory: Memory | None = None
-    ) -> Memory:
+    def remember(self, batch: dict[str, Int[Array, "B M"]], memory: Memory | None = None) -> Memory:
         """Returns the memory of these rows behind that of the text before them.
 
         Reads what `__call__` does, as a single stream without dropout; no gradient enters it.

@@ -1,4 +1,4 @@
-"""Continues prompts with a trained GPT, or fills the [MASK]s of sentences with a trained BERT.
+"""Continues prompts with a GPT or an XLNet, or fills the [MASK]s of sentences with a BERT.
 
     python scripts/generate.py --checkpoint=runs/gpt2-tiny --prompt="The file is" --top_p=0.9
     python scripts/generate.py --checkpoint=runs/bert-tiny --prompt="The [MASK] is closed."
@@ -52,7 +52,7 @@ def main(argv):
     name = model.config.objective.name
     if name in ("masked_lm", "electra", "distill"):  # ELECTRA: by its generator
         _fill(model, prompts)
-    elif name == "causal_lm":
+    elif name in ("causal_lm", "permutation_lm"):
         _continue(model, prompts)
     else:
         raise UserError(

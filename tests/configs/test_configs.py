@@ -27,6 +27,9 @@ PUBLISHED = [
     ("gpt2", "355m", {}, 354_823_168),
     ("gpt2", "774m", {}, 774_030_080),
     ("gpt2", "1558m", {}, 1_557_611_200),
+    # 116,718,336 and 360,268,800 without the output bias
+    ("xlnet", "base", {}, 116_718_336 + 32_000),
+    ("xlnet", "large", {}, 360_268_800 + 32_000),
 ]
 # From the papers' tensor shapes, with all pre-training heads. RoBERTa: the released table has two
 # rows that are never read. ELECTRA: generator and discriminator, what they share counted once.

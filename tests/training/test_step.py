@@ -18,6 +18,8 @@ MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
 
 
 def make_batch(page, rows=16, length=16):
+    if page == "xlnet":
+        return batches.permutation_lm(rows, length, 4, tiny.VOCAB, memory=8, reversed=True)
     if page != "gpt2":
         return batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=2)
     return batches.causal_lm(rows, length, tiny.VOCAB)
@@ -89,7 +91,7 @@ def reference(devices):
     return get
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2"])
+@pytest.mark.parametrize("page", ["bert", "gpt2", "xlnet"])
 @pytest.mark.parametrize("shape", MESHES[1:])
 def test_every_mesh_gives_the_same_losses(page, shape, devices, reference, capfd):
     c = tiny.config(page, **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
@@ -109,7 +111,7 @@ def test_shared_layers_and_samples_are_the_same_on_a_mesh(page, devices, referen
     assert "rematerialization" not in capfd.readouterr().err.lower()
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2"])
+@pytest.mark.parametrize("page", ["bert", "gpt2", "xlnet"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
 def test_microbatches_change_nothing(page, shape, devices):
     """Without dropout, whose masks are drawn by microbatch. Weights differ between the slices."""
@@ -180,12 +182,12 @@ GOLDEN = {  # loss and gradient norm of the first three steps, recorded on the C
 }
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2"])
+@pytest.mark.parametrize("page", ["bert", "gpt2", "xlnet"])
 def test_golden_steps(page, reference):
     np.testing.assert_allclose(reference(page), GOLDEN[page], rtol=1e-4)
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2"])
+@pytest.mark.parametrize("page", ["bert", "gpt2", "xlnet"])
 def test_bfloat16_stays_near_float32(page, devices, reference):
     overrides = {"model.dropout": 0.1, "model.attention_dropout": 0.1, "model.dtype": "bfloat16"}
     got = Run(tiny.config(page, **overrides), (1, 1, 1), devices).losses(make_batch(page))

@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 import errors
 from data_pipeline import tokenizers
 from errors import UserError
-from training.huggingface import albert, bert, distilbert, electra, files, gpt2, mapping, roberta, xlnet
+from training.huggingface import (
+    albert,
+    bert,
+    distilbert,
+    electra,
+    files,
+    gpt2,
+    mapping,
+    roberta,
+    xlnet,
+)
 
 # By `model_type` in config.json, which is also the name of the paper's page in configs/. For an
 # export the first one is taken whose layout has a place for all of the model: without token types

@@ -106,8 +106,8 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
     del objective
     if model["dropout"] != model["attention_dropout"]:
         raise UserError(
-            "XLNet's layout has one dropout rate: set config.model.dropout and attention_dropout to "
-            "the same number."
+            "XLNet's layout has one dropout rate: set config.model.dropout and "
+            "config.model.attention_dropout to the same number."
         )
     width, heads = model["width"], model["heads"]
     if model.get("head_size", 0) not in (0, width // heads):

@@ -6,9 +6,7 @@ import numpy as np
 import parity
 import pytest
 
-from errors import UserError
-from model import losses, xlnet
-from training import huggingface
+from model import losses
 from training.huggingface import mapping
 from training.huggingface import xlnet as family
 
