@@ -51,7 +51,8 @@ def test_rows_are_windows_of_the_stream_in_both_directions(data, tokenizer, docu
         assert rows["memory_segment_ids"][i].tolist() == [0] * (MEMORY - before) + [1] * before
         assert (rows["memory_tokens"][i][MEMORY - before :] == stream[start - before : start]).all()
         b = tokens[first_sep + 1 : -2]
-        places = [p for p in range(len(stream)) if (stream[p : p + len(b)] == b).all()]
+        windows = np.lib.stride_tricks.sliding_window_view(stream, len(b))
+        places = np.flatnonzero((windows == b).all(axis=1)).tolist()
         assert places  # B is a stretch of the same stream
         end = start + first_sep
         continued += end in places
