@@ -43,6 +43,12 @@ def gpt(gpt_config):
 
 
 @pytest.fixture(scope="session")
+def xlnet():
+    """(objective, params) of an XLNet with a vocabulary of 40."""
+    return random_model(tiny.config("xlnet", **SIZES))
+
+
+@pytest.fixture(scope="session")
 def bert(bert_config):
     """(objective, params) of `bert_config`."""
     return random_model(bert_config)
