@@ -6,7 +6,9 @@ import numpy as np
 import parity
 import pytest
 
+from errors import UserError
 from model import losses
+from training import huggingface
 from training.huggingface import mapping
 from training.huggingface import xlnet as family
 
@@ -113,3 +115,77 @@ def test_one_stream_equals_pytorch(tmp_path):
     parity.assert_close(np.asarray(ours)[real], logits.detach().numpy()[real])
     assert value == pytest.approx(theirs.item(), rel=1e-4)
     parity.assert_gradients_close(gradients, torch_gradients(oracle, theirs))
+
+
+def test_export_gives_the_same_logits_in_transformers(tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model, objective, params = random_model()
+    huggingface.save(tmp_path, model, objective, params)
+    theirs, info = transformers.XLNetLMHeadModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    batch = batches.permutation_lm(2, 9, 3, model["vocab_size"])
+    ours = parity.build(model, objective)
+    predict = jax.jit(lambda params: ours.apply({"params": params}, batch, method="predict"))
+    with torch.no_grad():
+        logits = run_torch(theirs.eval(), batch).logits.numpy()
+    parity.assert_close(np.asarray(predict(params)["logits"]), logits)
+
+
+# What follows needs no PyTorch.
+
+
+def random_model():
+    """Returns the sections `model` and `objective`, and random parameters."""
+    model = family.read_config(TINY)
+    objective, _ = family.objective(())
+    return model, objective, parity.random_params(parity.build(model, objective))
+
+
+def test_import_of_export_is_the_same_bit_for_bit(tmp_path):
+    model, objective, params = random_model()
+    parity.assert_round_trip(tmp_path, model, objective, params)
+    assert sorted(mapping.paths(family.TABLE, ["network", "output"])) == sorted(
+        parity.leaves(params)
+    )
+
+
+def test_imports_what_other_architectures_publish(tmp_path):
+    """Names without the prefix, the copy of the tied table, a head that we have no place for."""
+    model, objective, params = random_model()
+    huggingface.save(tmp_path / "hf", model, objective, params)
+
+    def change(tensors):
+        tensors = {name.removeprefix("transformer."): value for name, value in tensors.items()}
+        tensors["lm_loss.weight"] = tensors["word_embedding.weight"]
+        return tensors | {"logits_proj.bias": np.ones(2, np.float32)}
+
+    parity.change_tensors(tmp_path / "hf", change)
+    published = huggingface.load(tmp_path / "hf")
+    assert (published.missing, published.unexpected) == ([], ["logits_proj.bias"])
+    parity.assert_same_bits(published.params, params)
+
+
+BAD_CONFIGS = {
+    "attn_type": "uni",
+    "clamp_len": 64,
+    "same_length": True,
+    "untie_r": False,
+    "tie_word_embeddings": False,
+    "ff_activation": "silu",
+    "d_head": 5,
+}
+
+
+@pytest.mark.parametrize("key", BAD_CONFIGS)
+def test_refuses_what_the_network_cannot_express(key):
+    with pytest.raises(UserError, match=key):
+        family.read_config(TINY | {key: BAD_CONFIGS[key]})
+
+
+@pytest.mark.parametrize("knobs", [{"attention_dropout": 0.3}, {"head_size": 7}])
+def test_refuses_to_export_what_the_layout_cannot_express(tmp_path, knobs):
+    model, objective, params = random_model()
+    with pytest.raises(UserError, match=next(iter(knobs))):
+        huggingface.save(tmp_path / "hf", model | knobs, objective, params)
+    assert not (tmp_path / "hf").exists()
