@@ -27,8 +27,14 @@ SIZES = {
 
 
 def get_config(arg="large"):
-    """Returns the config; `arg` is `SIZE[,quick=1]`."""
-    args = common.parse_arg(arg, size="large", quick=False)
+    """Returns the config; `arg` is `SIZE[,objective=O][,quick=1]`.
+
+    The objective is permutation_lm or, for the row "DAE" of table 6, masked_lm: BERT's with this
+    network.
+    """
+    args = common.parse_arg(arg, size="large", objective="permutation_lm", quick=False)
+    if args.objective not in ("permutation_lm", "masked_lm"):
+        raise ValueError(f"objective={args.objective!r} must be permutation_lm or masked_lm.")
     config = common.base()
     config.model = common.network(
         "xlnet",
@@ -85,7 +91,17 @@ def get_config(arg="large"):
     )
     if args.size == "tiny":
         tiny(config)
+    if args.objective == "masked_lm":
+        masked_lm(config)
     return common.quick(config) if args.quick else config
+
+
+def masked_lm(config):
+    """Sets BERT's objective, on as many predictions a row: 15 % of its tokens."""
+    config.objective = dict(name="masked_lm", sentence_pair=False)
+    config.data.pipeline = "masked_lm"
+    config.data.format.update(name="full_sentences", negatives="none", passes=1)
+    config.data.masking.max_predictions = int(0.15 * config.data.length)
 
 
 def tiny(config):

@@ -91,7 +91,7 @@ def reference(devices):
     return get
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2", "xlnet"])
+@pytest.mark.parametrize("page", ["bert", "gpt2"])
 @pytest.mark.parametrize("shape", MESHES[1:])
 def test_every_mesh_gives_the_same_losses(page, shape, devices, reference, capfd):
     c = tiny.config(page, **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
@@ -101,11 +101,12 @@ def test_every_mesh_gives_the_same_losses(page, shape, devices, reference, capfd
     assert "rematerialization" not in capfd.readouterr().err.lower()
 
 
-@pytest.mark.parametrize("page", ["albert", "electra"])
+@pytest.mark.parametrize("page", ["albert", "electra", "xlnet"])
 def test_shared_layers_and_samples_are_the_same_on_a_mesh(page, devices, reference, capfd):
-    """ELECTRA samples the same tokens wherever its rows lie."""
+    """ELECTRA samples the same tokens wherever its rows lie; XLNet has a memory and queries."""
     c = tiny.config(page, **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
-    c.model.embed_width = 16
+    if "embed_width" in c.model:
+        c.model.embed_width = 16
     got = Run(c, (2, 2, 2), devices).losses(make_batch(page))
     np.testing.assert_allclose(got, reference(page), rtol=2e-5)
     assert "rematerialization" not in capfd.readouterr().err.lower()
@@ -179,6 +180,7 @@ def test_the_weights_of_microbatches_cost_no_second_forward_pass(devices):
 GOLDEN = {  # loss and gradient norm of the first three steps, recorded on the CPU in float32
     "bert": [[5.258455, 1.348077], [5.266364, 1.35473], [5.055609, 1.152144]],
     "gpt2": [[4.575576, 0.815593], [4.577269, 0.832594], [4.531439, 0.745584]],
+    "xlnet": [[4.583571, 0.791888], [4.61051, 0.778999], [4.466832, 0.744529]],
 }
 
 
