@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 import errors
 from model import attention, layers, transformer
+from model import distances as distances_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,14 @@ class Cache(NamedTuple):
     distances: Float[Array, "N S+1 H K"]  # of S, S - 1, ..., 0
     segment_ids: Int[Array, "B S"]
     length: Int[Array, ""]  # tokens written so far
+
+    def repeat(self, copies: int) -> "Cache":
+        """Returns a cache of `copies` rows for each row, side by side."""
+        return self._replace(
+            keys=jnp.repeat(self.keys, copies, axis=1),
+            values=jnp.repeat(self.values, copies, axis=1),
+            segment_ids=jnp.repeat(self.segment_ids, copies, axis=0),
+        )
 
 
 class View(NamedTuple):
@@ -162,39 +171,11 @@ class RelativeAttention(nn.Module):
             chosen = jnp.where(view.negated[:, None, None, None], distances[1], distances[0])
             scores = product("bthk,brhk->bhtr", q, chosen)
         scores = jnp.pad(scores, ((0, 0),) * 3 + ((0, view.columns - scores.shape[-1]),))
-        content = consecutive(scores[:, :, :tokens], view.content_start, keys)
+        content = distances_lib.consecutive(scores[:, :, :tokens], view.content_start, keys)
         if tokens == q.shape[1]:
             return content
-        queries = gathered(scores[:, :, tokens:], view.query_starts, keys)
+        queries = distances_lib.gathered(scores[:, :, tokens:], view.query_starts, keys)
         return jnp.concatenate([content, queries], axis=2)
-
-
-def consecutive(
-    scores: Float[Array, "B H T R"], start: Int[Array, ""] | int, keys: int
-) -> Float[Array, "B H T S"]:
-    """Reads `keys` columns of each row i from column start - i on.
-
-    Transformer-XL's shift (appendix B): in rows that are one column shorter, what lay on a diagonal
-    lies in a column.
-    """
-    *outer, T, R = scores.shape
-    flat = scores.reshape(*outer, T * R)[..., T - 1 : T * R - 1]
-    rows = flat.reshape(*outer, T, R - 1)  # [i, j] was [i, T - 1 - i + j]
-    return jax.lax.dynamic_slice_in_dim(rows, start - (T - 1), keys, axis=-1)
-
-
-def gathered(
-    scores: Float[Array, "B H P R"], starts: Int[Array, "B P"], keys: int
-) -> Float[Array, "B H P S"]:
-    """Reads `keys` columns of each query from a column of its own on."""
-    read = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=keys, axis=-1)
-    return jax.vmap(jax.vmap(read, in_axes=(1, 0), out_axes=1))(scores, starts)
-
-
-def encode(distances: Float[Array, "R"], width: int) -> Float[Array, "R D"]:
-    """Returns the sinusoids of distances: all sines, then all cosines (modeling.py)."""
-    angles = distances[:, None] * 10000.0 ** (-jnp.arange(0, width, 2) / width)
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)[:, :width]
 
 
 class Block(nn.Module):
@@ -415,7 +396,9 @@ class XLNet(nn.Module):
         falling = jnp.arange(S, -1 if cache is not None else -T, -1, dtype=jnp.float32)
         negated = None if "reversed" not in batch else batch["reversed"] > 0
         signs = (1,) if negated is None else (1, -1)
-        encodings = jnp.stack([encode(sign * falling, self.config.width) for sign in signs])
+        encodings = jnp.stack(
+            [distances_lib.encode(sign * falling, self.config.width) for sign in signs]
+        )
         # One mask for all rows, where the code draws one for each and projects the encodings of
         # each row by themselves.
         encodings = self.dropout(encodings.astype(self.types.compute), train=train)
@@ -431,22 +414,3 @@ class XLNet(nn.Module):
         N, _, S, *head = plain.keys.shape
         distances = jnp.zeros((N, S + 1, *head), plain.keys.dtype)
         return Cache(plain.keys, plain.values, distances, plain.segment_ids, plain.length)
-
-
-def flops(config: Config, rows: int, tokens: int, queries: int, memory: int) -> float:
-    """Returns the operations of the stack's products, forward.
-
-    Args:
-      config: the sizes.
-      rows: B.
-      tokens: T.
-      queries: P.
-      memory: M.
-    """
-    heads = config.heads * config.head_width
-    keys = memory + tokens
-    distances = keys + tokens
-    both = tokens + queries
-    kernels = config.width * (both * (2 * heads + 2 * config.mlp_width) + keys * 2 * heads)
-    products = both * (2 * keys + distances) * heads  # content and values, then distances
-    return 2.0 * config.depth * (rows * (kernels + products) + distances * config.width * heads)

@@ -18,6 +18,7 @@ class PermutationLM(nn.Module):
 
     network: nn.Module
     weights = losses.ONCE
+    continues = True  # a prompt and what follows it are one text, of max_positions together
 
     def setup(self):
         """Declares the output bias."""
@@ -67,6 +68,21 @@ class PermutationLM(nn.Module):
         logits = self.output(output.hidden, self.network.embedder.tokens)
         return {"logits": logits, "cache": output.cache}
 
+    def begin(self, batch, room: int):
+        """Returns a cache of all but the last token, that one [B], and its position [B].
+
+        Args:
+          batch: the prompts, padded on the left: tokens, positions and segment_ids, each [B T].
+          room: most new tokens.
+        """
+        tokens, ids = batch["tokens"], batch["segment_ids"]
+        rows, length = tokens.shape
+        cache = self.empty_cache(rows, length - 1 + room)
+        rank = jnp.broadcast_to(jnp.arange(length - 1), (rows, length - 1))
+        before = {"tokens": tokens[:, :-1], "segment_ids": ids[:, :-1], "rank": rank}
+        cache = self.network(before, train=False, cache=cache).cache
+        return cache, tokens[:, -1], batch["positions"][:, -1]
+
     def empty_cache(self, rows: int, length: int) -> xlnet.Cache:
         """Returns a cache with room for `length` tokens in each of `rows` rows."""
         return self.network.empty_cache(rows, length)
@@ -80,5 +96,24 @@ class PermutationLM(nn.Module):
         queries = shapes["targets"][1]
         memory = shapes.get("memory_tokens", (rows, 0))[1]
         head = 2.0 * rows * queries * config.width * config.vocab_size
-        stack = xlnet.flops(config, rows, length, queries, memory)
-        return 3 * (stack + head) + xlnet.flops(config, rows, memory, 0, 0)
+        stack = stack_flops(config, rows, length, queries, memory)
+        return 3 * (stack + head) + stack_flops(config, rows, memory, 0, 0)
+
+
+def stack_flops(config: xlnet.Config, rows: int, tokens: int, queries: int, memory: int) -> float:
+    """Returns the operations of the stack's products, forward.
+
+    Args:
+      config: the sizes.
+      rows: B.
+      tokens: T.
+      queries: P.
+      memory: M.
+    """
+    heads = config.heads * config.head_width
+    keys = memory + tokens
+    distances = keys + tokens
+    both = tokens + queries
+    kernels = config.width * (both * (2 * heads + 2 * config.mlp_width) + keys * 2 * heads)
+    products = both * (2 * keys + distances) * heads  # content and values, then distances
+    return 2.0 * config.depth * (rows * (kernels + products) + distances * config.width * heads)

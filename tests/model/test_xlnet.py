@@ -10,6 +10,7 @@ import tiny
 
 from errors import UserError
 from model import layers, networks, objectives, xlnet
+from model.objectives import permutation_lm
 
 LENGTH, PREDICTIONS = 12, 4
 
@@ -81,7 +82,10 @@ def test_queries_change_nothing_for_the_content_and_have_no_cost_without(model):
 
     with_queries = apply(model, queries, method=layers_of)
     np.testing.assert_allclose(with_queries, apply(model, None, method=layers_of), atol=1e-5)
-    flops = [xlnet.flops(model[0].network.config, 2, LENGTH, p, 0) for p in (0, PREDICTIONS)]
+    flops = [
+        permutation_lm.stack_flops(model[0].network.config, 2, LENGTH, p, 0)
+        for p in (0, PREDICTIONS)
+    ]
     assert flops[0] < flops[1]
 
 
@@ -119,6 +123,21 @@ def test_a_cache_continues_as_if_recomputed(model):
         pieces.append(scores["logits"])
     assert int(cache.length) == 16
     np.testing.assert_allclose(np.concatenate(pieces, 1), whole, rtol=1e-5, atol=1e-5)
+
+    # As a decoder has it: the prompts to the right of their padding, each continued twice.
+    shift = lambda x: np.stack([np.pad(x[i, : 6 - n], (n, 0)) for i, n in ((0, 0), (1, 3))])  # noqa: E731
+    padded = {k: shift(v) for k, v in batch.items()}
+
+    def go_on(objective):
+        cache, last, position = objective.begin(padded, 4)
+        cache = cache.repeat(2)
+        fed = {"tokens": jnp.repeat(last, 2)[:, None], "segment_ids": jnp.ones((4, 1), jnp.int32)}
+        return objective.predict(fed, cache)["logits"][:, 0], position
+
+    logits, position = apply(model, method=go_on)
+    assert position.tolist() == [5, 2]
+    wanted = np.stack([whole[0, 5]] * 2 + [whole[1, 2]] * 2)
+    np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_packed_equals_unpacked(model):
