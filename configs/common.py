@@ -92,7 +92,7 @@ def data() -> ml_collections.ConfigDict:
             "vocab_size": 30522,
             "lowercase": True,
             # Special tokens of a vocabulary that is trained; "": those of the kind's first user
-            # (BERT, GPT-2, ALBERT); roberta: of a byte_bpe; t5: of a sentencepiece.
+            # (BERT, GPT-2, ALBERT); roberta: of a byte_bpe; t5, xlnet: of a sentencepiece.
             "specials": "",
             "sentinels": 0,  # <extra_id_0>, ...: the last ids of a sentencepiece (T5: 100)
         }
@@ -135,6 +135,17 @@ def data() -> ml_collections.ConfigDict:
     config.stream = ml_collections.ConfigDict(
         {
             "mask_documents": False,  # attention does not cross the end of a document
+        }
+    )
+    # predictions in a random order (XLNet), see data_pipeline/permutation.py
+    config.permutation = ml_collections.ConfigDict(
+        {
+            "k": 6,  # of so many tokens one is predicted
+            "span": 5,  # the most tokens that are predicted together; 1: each by itself
+            "reuse": 256,  # tokens at the beginning of a row that just go on with the text
+            "block": 256,  # tokens that are ordered among themselves
+            "memory": 384,  # tokens before a row that are remembered; 0: none
+            "bidirectional": True,  # every text is read from right to left too
         }
     )
     # a labeled task (fine-tuning)
@@ -226,6 +237,8 @@ def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.length = min(config.data.length, 64)
     config.data.format.passes = 1
     config.data.masking.max_predictions = min(config.data.masking.max_predictions, 10)
+    half = config.data.length // 2
+    config.data.permutation.update(reuse=half, block=half, memory=half)
     config.model.width, config.model.heads, config.model.depth = 64, 2, 2
     if config.model.get("embed_width"):
         config.model.embed_width = 32

@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from data_pipeline import corpus as corpora
-from data_pipeline import corruption, files, noise, rows, sources, tokenizers
+from data_pipeline import corruption, files, noise, permutation, rows, sources, tokenizers
 from data_pipeline import records as record_files
 from data_pipeline.tasks import TASKS, classification, glue, gpt
 from errors import UserError, one_of
@@ -26,6 +26,7 @@ PIPELINES = {
     "masked_lm": rows.MaskedLM,
     "causal_stream": rows.CausalStream,
     "corruption": corruption.TextToText,
+    "permutation_lm": permutation.PermutationLM,
     "classification": classification.Classification,
     "gpt_classification": gpt.GptClassification,
 }

@@ -17,7 +17,7 @@ WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROBERTA_FIRST, ROBERTA_LAST = ("<s>", "<pad>", "</s>", "<unk>"), "<mask>"  # fairseq, dictionary.py
 # Other special tokens than those of the kind's first user (BERT, GPT-2, ALBERT), and the kind that
 # can have them.
-SPECIALS = {"roberta": "byte_bpe", "t5": "sentencepiece"}
+SPECIALS = {"roberta": "byte_bpe", "t5": "sentencepiece", "xlnet": "sentencepiece"}
 SMALLEST = 257  # all bytes and the end of text
 
 
@@ -156,17 +156,17 @@ def _train_sentencepiece(
 ) -> dict[str, bytes]:
     lines = (line for text in texts for line in text.splitlines())
     if specials == "t5":
-        layout = dict(pad_id=0, eos_id=1, unk_id=2)
-    else:  # as in ALBERT's README
+        layout = dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    else:  # as in the READMEs of XLNet and ALBERT
         lines = (tokenizers.albert_clean(line) for line in lines)
-        layout = dict(
-            pad_id=0,
-            unk_id=1,
-            eos_id=-1,
-            control_symbols=["[CLS]", "[SEP]", "[MASK]"],
-            user_defined_symbols=list('()".-–£€'),
-            character_coverage=0.99995,
-        )
+        layout = dict(user_defined_symbols=list('()".-–£€'), character_coverage=0.99995)
+        if specials == "xlnet":
+            layout |= dict(unk_id=0, bos_id=1, eos_id=2, pad_id=-1)
+            layout["control_symbols"] = ["<cls>", "<sep>", "<pad>", "<mask>", "<eod>"]
+            layout["user_defined_symbols"].insert(0, "<eop>")
+        else:
+            layout |= dict(pad_id=0, unk_id=1, eos_id=-1, bos_id=-1)
+            layout["control_symbols"] = ["[CLS]", "[SEP]", "[MASK]"]
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -177,7 +177,6 @@ def _train_sentencepiece(
             hard_vocab_limit=False,
             num_threads=1,  # another number of threads gives another vocabulary
             max_sentence_length=2**20,  # bytes; by default lines above 4 kB are left out
-            bos_id=-1,
             pad_piece="<pad>",
             minloglevel=2,
             **layout,

@@ -30,14 +30,15 @@ END_OF_WORD = "</w>"
 END_OF_LINE = "\n</w>"
 # GPT-1's for fine-tuning (train.py): they start, separate and end what is classified.
 GPT_SPECIALS = ("_start_", "_delimiter_", "_classify_")
-# Role -> its published names: BERT and ALBERT, RoBERTa and T5, XLNet, GPT-2, GPT-1.
+# Role -> its published names: BERT and ALBERT, XLNet, RoBERTa and T5, GPT-2, GPT-1. XLNet's
+# vocabulary has the names of RoBERTa too, for other things, so that its own come first.
 ROLES = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]", "<s>", "<cls>", "_classify_"),
-    "sep": ("[SEP]", "</s>", "<sep>", "_delimiter_"),
+    "cls": ("[CLS]", "<cls>", "<s>", "_classify_"),
+    "sep": ("[SEP]", "<sep>", "</s>", "_delimiter_"),
     "mask": ("[MASK]", "<mask>"),
-    "eot": (END_OF_TEXT, "</s>", END_OF_LINE),
+    "eot": (END_OF_TEXT, "<eod>", "</s>", END_OF_LINE),
     "start": ("_start_",),
 }
 # Byte-level BPE writes bytes as printable characters: these are space, newline, tab and return.
@@ -56,6 +57,7 @@ class Tokenizer:
       special_ids: those of them that exist, ascending.
       doubles_sep: whether two separators stand between the segments of a pair, as in RoBERTa's.
       sentinel_ids: of <extra_id_0>, <extra_id_1>, ...: the last ids, counting down (T5); ().
+      cls_last: whether the token of the class ends the row, as in XLNet's.
       continues_word: bool [V], True for a piece that does not start a word.
       fingerprint: hash of kind, case rule and vocabulary, 16 hex digits.
     """
@@ -86,6 +88,7 @@ class Tokenizer:
         self.start_id = ids["start"]
         self.special_ids = tuple(sorted({i for i in ids.values() if i is not None}))
         self.doubles_sep = self.cls_id is not None and self._tokens[self.cls_id] == "<s>"
+        self.cls_last = self.cls_id is not None and self._tokens[self.cls_id] == "<cls>"
         self.continues_word = np.array([self._continues(token) for token in self._tokens])
         self.continues_word[list(self.special_ids)] = False
         parts = [self.kind.encode(), bytes([lowercase]), *(files[name] for name in sorted(files))]
@@ -222,8 +225,9 @@ class SentencePiece(Tokenizer):
 
     T5's has sentinels behind the pieces of the model, which do not know of them.
 
-    A vocabulary with [CLS] and [MASK] is ALBERT's: it gets the clean-up of its tokenization.py
-    before the model, and behind it a comma that follows a digit stands by itself.
+    A vocabulary with [CLS] and [MASK] is ALBERT's, one with <cls> and <mask> is XLNet's: they get
+    the clean-up of their tokenization.py and prepro_utils.py before the model, and behind it a
+    comma that follows a digit stands by itself.
     """
 
     kind = "sentencepiece"
@@ -232,9 +236,11 @@ class SentencePiece(Tokenizer):
         model = self._files["spiece.model"]
         self._backend = sentencepiece.SentencePieceProcessor(model_proto=model)
         tokens = [self._backend.id_to_piece(i) for i in range(self._backend.get_piece_size())]
-        self.is_albert = {"[CLS]", "[MASK]"} <= set(tokens)
+        self.cleans = any(
+            marks <= set(tokens) for marks in ({"[CLS]", "[MASK]"}, {"<cls>", "<mask>"})
+        )
         self._split = {}  # id of a piece such as "5," -> ids of "5" and ","
-        if self.is_albert:
+        if self.cleans:
             for i, piece in enumerate(tokens):
                 if re.fullmatch(r".*\d,", piece):
                     self._split[i] = self._without_comma(piece)
@@ -248,7 +254,7 @@ class SentencePiece(Tokenizer):
         return [self._backend.piece_to_id(p) for p in (*pieces, ",")]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:  # noqa: D102 (see Tokenizer)
-        if self.is_albert:
+        if self.cleans:
             texts = [albert_clean(text) for text in texts]
         texts = [text.lower() for text in texts] if self.lowercase else list(texts)
         ids = self._backend.encode(texts, num_threads=1)

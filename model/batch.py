@@ -1,8 +1,8 @@
 """The table of batch fields, the contract between the data pipeline and the objectives.
 
 `B` rows, `T` tokens, `P` predictions per row (of an encoder-decoder: tokens of the decoder), `G`
-examples or candidates per row. Imports no JAX: both wings of the house (data in numpy, networks in
-JAX) read this file.
+examples or candidates per row, `M` tokens of memory. Imports no JAX: both wings of the house (data
+in numpy, networks in JAX) read this file.
 """
 
 from collections.abc import Mapping
@@ -35,6 +35,10 @@ FIELDS: dict[str, Field] = {
     ),  # where the [CLS] of each packed pair is, or the extract token of a candidate; padded with 0
     "pair_labels": Field("BG", np.int32),  # 0: B follows A, 1: B is random (BERT's coding)
     "pair_weights": Field("BG", np.float32),
+    "rank": Field("BT", np.int32),  # what a token sees does not rank above it (XLNet's order)
+    "reversed": Field("B", np.int32),  # 1: the text of the row runs from right to left
+    "memory_tokens": Field("BM", np.int32),  # the text before the row
+    "memory_segment_ids": Field("BM", np.int32),  # 1; 0 where there is none
     "label": Field("B", np.int32),  # the class of a row
     "score": Field("B", np.float32),  # its number, where the task is regression
     "example_weights": Field("B", np.float32),  # 1; 0 for rows that fill the last batch up

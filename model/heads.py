@@ -42,6 +42,20 @@ def masked_lm_flops(config: transformer.TransformerConfig, predictions: int) -> 
     return 2.0 * predictions * config.table_width * (config.width + config.vocab_size)
 
 
+class TokenScores(nn.Module):
+    """Scores against the token table plus a bias per token, and nothing before."""
+
+    config: transformer.TransformerConfig
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B P D"], table: layers.Embed) -> Float[Array, "B P V"]:
+        """Returns float32 logits; `table` is the network's token embedding."""
+        zeros = nn.initializers.zeros
+        bias = layers.param(self, "bias", zeros, (self.config.vocab_size,), ("vocab_table",))
+        logits = table.logits(hidden).astype(jnp.float32) + bias
+        return nn.with_logical_constraint(logits, ("act_batch", "act_length", "act_vocab"))
+
+
 class Pooler(nn.Module):
     """tanh(dense(first token)): one vector for each packed example (BERT, modeling.py)."""
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 import flax.linen as nn
 
 import errors
-from model import decoder, encoder, encoder_decoder, layers, transformer
+from model import decoder, encoder, encoder_decoder, layers, transformer, xlnet
 
 NETWORKS = {
     "encoder": encoder.Encoder,
     "decoder": decoder.Decoder,
     "encoder_decoder": encoder_decoder.EncoderDecoder,
+    "xlnet": xlnet.XLNet,
 }
 
 

@@ -1,4 +1,4 @@
-"""Continues prompts with a trained GPT, answers them with a T5, or fills a BERT's [MASK]s.
+"""Continues prompts with a GPT or an XLNet, answers them with a T5, or fills a BERT's [MASK]s.
 
     python scripts/generate.py --checkpoint=runs/gpt2-tiny --prompt="The file is" --top_p=0.9
     python scripts/generate.py --checkpoint=runs/bert-tiny --prompt="The [MASK] is closed."
@@ -53,7 +53,7 @@ def main(argv):
     name = model.config.objective.name
     if name in ("masked_lm", "electra", "distill"):  # ELECTRA: by its generator
         _fill(model, prompts)
-    elif name in ("causal_lm", "seq2seq_lm"):
+    elif name in ("causal_lm", "permutation_lm", "seq2seq_lm"):
         _continue(model, prompts)
     else:
         raise UserError(

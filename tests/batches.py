@@ -52,3 +52,41 @@ def causal_lm(rows, length, vocab, *, seed=0):
         "segment_ids": np.ones((rows, length), np.int32),
         "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
     }
+
+
+def permutation_lm(
+    rows, length, predictions, vocab, *, seed=0, padding=0, memory=0, reversed=False
+):
+    """A batch of two segments in a random order, the last `padding` tokens being padding.
+
+    What is not predicted ranks -1, but for every third of the other tokens, which rank among them.
+    """
+    rng = np.random.default_rng(seed)
+    ids = np.ones((rows, length), np.int32)
+    ids[:, length - padding :] = 0
+    order = np.argsort(rng.random((rows, length - padding)), axis=1)
+    rank = np.full((rows, length), -1)
+    np.put_along_axis(rank, order, np.tile(np.arange(length - padding), (rows, 1)), axis=1)
+    positions = np.sort(order[:, :: max(1, (length - padding) // predictions)][:, :predictions], 1)
+    ranked = np.tile(np.arange(length) % 3 == 0, (rows, 1))
+    np.put_along_axis(ranked, positions, True, axis=1)
+    tokens = rng.integers(5, vocab, (rows, length))
+    types = np.zeros((rows, length), int)
+    types[:, length // 2 :] = 1
+    batch = {
+        "tokens": tokens * ids,
+        "token_types": types,
+        "segment_ids": ids,
+        "positions": np.tile(np.arange(length), (rows, 1)),
+        "rank": np.where(ranked, rank, -1),
+        "masked_positions": positions,
+        "targets": np.take_along_axis(tokens, positions, axis=1),
+    }
+    if memory:
+        batch["memory_tokens"] = rng.integers(5, vocab, (rows, memory))
+        batch["memory_segment_ids"] = np.ones((rows, memory))
+    if reversed:
+        batch["reversed"] = np.arange(rows) >= rows // 2
+    weights = (rng.random((rows, predictions)) < 0.8).astype(np.float32)
+    weights[:, 0] = 1
+    return {name: value.astype(np.int32) for name, value in batch.items()} | {"weights": weights}

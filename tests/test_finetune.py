@@ -11,7 +11,7 @@ import pytest
 import runs
 
 import train
-from configs import bert, finetune, gpt1
+from configs import bert, finetune, gpt1, xlnet
 from data_pipeline import tokenizer_training, tokenizers
 from evaluation import load
 from model import objectives
@@ -66,8 +66,8 @@ def parameters(config):
     return state.unbox(jax.jit(init)(jax.random.key(1)).params)
 
 
-def config(task, folder, published, **overrides):
-    c = finetune.get_config(f"bert-tiny,task={task},quick=1")
+def config(task, folder, published, model="bert-tiny", **overrides):
+    c = finetune.get_config(f"{model},task={task},quick=1")
     c.init_from = str(published)
     c.data.path = str(folder)
     c.data.length = 16
@@ -110,6 +110,21 @@ def test_regression_is_learned(folder, published, tmp_path):
     results = train.train(config("sts-b", folder, published), tmp_path / "run")
     assert set(results) == {"valid/mse", "valid/loss", "valid/pearson", "valid/spearman"}
     assert results["valid/pearson"] > 0.9 and results["valid/mse"] < 1  # the mean scores 5
+
+
+def test_xlnet_is_tuned_by_its_last_token(folder, tmp_path):
+    """From a published checkpoint with its SentencePiece vocabulary; one stream, a new pooler."""
+    texts = [text for text, _ in sentences(2000, seed=0)]
+    tokenizer = tokenizer_training.train("sentencepiece", texts, 300, False, specials="xlnet")
+    made = xlnet.get_config("tiny,quick=1")
+    made.model.vocab_size = tokenizer.vocab_size
+    huggingface.save(tmp_path / "hf", made.model, made.objective, parameters(made), tokenizer)
+    overrides = {"model.vocab_size": tokenizer.vocab_size}
+    c = config("sst-2", folder, tmp_path / "hf", model="xlnet-tiny", **overrides)
+    assert train.train(c, tmp_path / "run")["valid/accuracy"] > 0.95
+    params = load.load(tmp_path / "run").params
+    assert set(params) == {"network", "pooler", "task_classifier"}
+    assert set(params["network"]["embedder"]) == {"tokens"}
 
 
 @pytest.fixture(scope="module")

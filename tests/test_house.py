@@ -12,6 +12,7 @@ FLOORS = {
     "model.batch": 0,
     "configs": 0,
     "model.attention": 1,
+    "model.distances": 1,
     "model.positions": 1,
     "model.layers": 1,
     "model.losses": 1,

@@ -183,6 +183,9 @@ def encoder_config(page, cache, arg="", **overrides):
     return c
 
 
+HALVES = {f"data.permutation.{name}": 16 for name in ("reuse", "block", "memory")}
+
+
 @pytest.mark.parametrize(
     ("page", "arg", "overrides"),
     [
@@ -191,6 +194,8 @@ def encoder_config(page, cache, arg="", **overrides):
         ("electra", "", {"model.embed_width": 16}),
         ("distilbert", "", {"model.depth": 1}),
         ("tinybert", "", {"model.depth": 1}),
+        ("xlnet", "", HALVES),
+        ("xlnet", ",objective=masked_lm", HALVES),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

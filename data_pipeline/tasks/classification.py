@@ -14,9 +14,10 @@ class Classification:
     """Rows `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]` (BERT, section 4.1).
 
     A vocabulary whose first token is `<s>` is RoBERTa's: `<s> A </s></s> B </s>`, without token
-    types. A record is (tokens of the first segment, of the second, the bits of the float32 label),
-    then the tokens. Plays the part of a `rows.Pipeline` whose records are made at the start of a
-    run: there is nothing random in them.
+    types. One with `<cls>` is XLNet's: `A <sep> B <sep> <cls>`, where the last has token type 2
+    (its code pads on the left, which masks make needless). A record is (tokens of the first
+    segment, of all after it, the bits of the float32 label), then the tokens. Plays the part of a
+    `rows.Pipeline` whose records are made at the start of a run: there is nothing random in them.
     """
 
     static = True
@@ -38,7 +39,7 @@ class Classification:
             )
         self.length = data.length
         self.tokenizer = tokenizer
-        self.doubles_sep = tokenizer.doubles_sep
+        self.doubles_sep, self.cls_last = tokenizer.doubles_sep, tokenizer.cls_last
         self.codec = packing.Codec(3, 1 << 32)  # four bytes a number: one is a float
 
     @staticmethod
@@ -59,10 +60,14 @@ class Classification:
         cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
         between = sep * (2 if self.doubles_sep else 1)
         if b is None:
-            first, second = [*cls, *a[: self.length - 2], *sep], []
+            first, second = [*a[: self.length - 2], *sep], []
         else:
             a, b = truncate(a, b, self.length - 2 - len(between))
-            first, second = [*cls, *a, *between], [*b, *sep]
+            first, second = [*a, *between], [*b, *sep]
+        if self.cls_last:
+            second = [*second, *cls]
+        else:
+            first = [*cls, *first]
         bits = int(np.float32(example.label or 0).view(np.uint32))
         return self.codec.encode([len(first), len(second), bits], first, second)
 
@@ -76,13 +81,17 @@ class Classification:
         tokens = np.full(real.shape, self.tokenizer.pad_id, np.int32)
         tokens[real] = flat
         second = real & (positions >= header[:, :1]) & (not self.doubles_sep)
+        types, cls = second.astype(np.int32), np.zeros_like(sizes)
+        if self.cls_last:
+            cls = np.maximum(sizes - 1, 0)
+            types[np.arange(len(sizes)), cls] = np.where(sizes > 0, 2, 0)
         values = header[:, 2].astype(np.uint32).view(np.float32)
         return {
             "tokens": tokens,
-            "token_types": second.astype(np.int32),
+            "token_types": types,
             "segment_ids": segment_ids,
             "positions": positions,
-            "pair_positions": np.zeros((len(records), 1), np.int32),
+            "pair_positions": cls[:, None].astype(np.int32),
             "label": values.astype(np.int32),
             "score": values,
             "example_weights": (sizes > 0).astype(np.float32),

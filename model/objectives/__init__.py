@@ -24,6 +24,7 @@ from model.objectives import (
     electra,
     gpt_classification,
     masked_lm,
+    permutation_lm,
     seq2seq_lm,
 )
 
@@ -31,6 +32,7 @@ OBJECTIVES = {
     "masked_lm": masked_lm.MaskedLM,
     "causal_lm": causal_lm.CausalLM,
     "seq2seq_lm": seq2seq_lm.Seq2SeqLM,
+    "permutation_lm": permutation_lm.PermutationLM,
     "electra": electra.Electra,
     "distill": distill.Distill,
     "classification": classification.Classification,

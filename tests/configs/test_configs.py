@@ -48,6 +48,9 @@ PUBLISHED = [
     ("gpt3", "6.7b", {}, 6_658_404_352),
     ("gpt3", "13b", {}, 12_853_386_240),
     ("gpt3", "175b", {}, 174_604_259_328),
+    # 116,718,336 and 360,268,800 without the output bias
+    ("xlnet", "base", {}, 116_718_336 + 32_000),
+    ("xlnet", "large", {}, 360_268_800 + 32_000),
 ]
 # From the papers' tensor shapes, with all pre-training heads. RoBERTa: the released table has two
 # rows that are never read. ELECTRA: generator and discriminator, what they share counted once.

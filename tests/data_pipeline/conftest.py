@@ -22,6 +22,7 @@ def tokenizer():
         mask_id=4,
         eot_id=5,
         doubles_sep=False,
+        cls_last=False,
         continues_word=np.arange(VOCAB_SIZE) % 3 == 0,
     )
 

@@ -252,6 +252,21 @@ def test_rows_of_pairs(data, wordpiece):
     assert rows["score"].tolist() == [4.75, 0, 0]
 
 
+def test_rows_of_xlnet_end_with_their_class(data, tmp_path):
+    xlnet = vocabulary(tmp_path, ("<pad>", "<s>", "</s>", "[UNK]", "<cls>", "<sep>", "<mask>"))
+    data.length = 9
+    pairs = make(data, xlnet, (("the film", "a plot"), 1.0))
+    row = "the film <sep> a plot <sep> <cls> <pad> <pad>"
+    assert pairs["tokens"][0].tolist() == ids(xlnet, row)
+    assert pairs["token_types"][0].tolist() == [0, 0, 0, 1, 1, 1, 2, 0, 0]
+    rows = make(data, xlnet, (("bad",), 0.0), (("good " * 9,), 0.0))
+    assert rows["tokens"][0].tolist()[:3] == ids(xlnet, "bad <sep> <cls>")
+    assert rows["token_types"][0].tolist() == [0, 0, 2] + [0] * 6
+    assert rows["tokens"][1].tolist() == ids(xlnet, "good " * 7 + "<sep> <cls>")
+    assert rows["pair_positions"][:, 0].tolist() == [2, 8, 0]
+    assert rows["segment_ids"].sum(axis=1).tolist() == [3, 9, 0]
+
+
 def test_rows_of_roberta_have_two_separators_and_no_types(data, tmp_path):
     roberta = vocabulary(tmp_path, ("<s>", "<pad>", "</s>", "[UNK]", "<mask>"))
     data.length = 10

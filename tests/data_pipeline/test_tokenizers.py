@@ -233,13 +233,22 @@ def test_trained_robertas_byte_bpe():
 
 
 @pytest.mark.parametrize(
-    ("specials", "ids"), [("", (0, 1, 2, 3, 4, None)), ("t5", (0, 2, None, 1, None, 1))]
+    ("specials", "ids"),
+    [
+        ("", (0, 1, 2, 3, 4, None)),
+        ("t5", (0, 2, None, 1, None, 1)),
+        ("xlnet", (5, 0, 3, 4, 6, 7)),
+    ],
 )
 def test_trained_sentencepiece_is_laid_out_as_published(specials, ids):
     t = tokenizer_training.train("sentencepiece", TEXTS, 300, True, specials=specials)
     assert (t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id, t.eot_id) == ids
-    assert t.is_albert == (not specials)
-    if not specials:
+    assert t.cleans == (specials != "t5") and t.cls_last == (specials == "xlnet")
+    assert not t.doubles_sep
+    if specials == "xlnet":
+        pieces = "<unk> <s> </s> <cls> <sep> <pad> <mask> <eod> <eop>".split()
+        assert [t.id_to_token(i) for i in range(9)] == pieces
+    if specials != "t5":
         assert all(t.token_to_id(c) for c in '().-–£€"')
 
 

@@ -43,6 +43,23 @@ def gpt(gpt_config):
 
 
 @pytest.fixture(scope="session")
+def xlnet():
+    """(objective, params) of an XLNet with a vocabulary of 40.
+
+    A query starts from the same vector everywhere: what it attends to must outweigh that, and the
+    biases.
+    """
+    objective, params = random_model(tiny.config("xlnet", **SIZES))
+    blocks = params["network"]["stack"]["blocks"]
+    for name in ("attention_norm", "mlp_norm"):
+        blocks[name]["scale"] += 1
+        blocks[name]["bias"] *= 0.1
+    for name in ("value", "out"):
+        blocks["attention"][name]["kernel"] *= 5
+    return objective, params
+
+
+@pytest.fixture(scope="session")
 def bert(bert_config):
     """(objective, params) of `bert_config`."""
     return random_model(bert_config)

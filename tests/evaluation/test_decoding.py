@@ -47,11 +47,19 @@ def slow_sample(scores, prompt, row, sample, *, max_tokens, seed, eot_id, choice
     return tokens[len(prompt) :]
 
 
+@pytest.fixture(params=["gpt", "xlnet"])
+def decoder(request):
+    """(objective, params) of every kind of model that goes on with its prompt."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.mark.parametrize("temperature, top_k, top_p", [(0.0, 0, 1.0), (0.8, 0, 1.0), (1.5, 9, 0.9)])
-def test_equals_recomputing_every_token_without_a_cache(gpt, temperature, top_k, top_p):
+def test_equals_recomputing_every_token_without_a_cache(decoder, temperature, top_k, top_p):
     options = dict(temperature=temperature, top_k=top_k, top_p=top_p)
-    found = decoding.sample(*gpt, PROMPTS, max_tokens=12, eot_id=EOT, samples=2, seed=4, **options)
-    scores = slow_scores(gpt)
+    found = decoding.sample(
+        *decoder, PROMPTS, max_tokens=12, eot_id=EOT, samples=2, seed=4, **options
+    )
+    scores = slow_scores(decoder)
     choice = decoding.Choice(**{name: jnp.asarray(value) for name, value in options.items()})
     for row, prompt in enumerate(PROMPTS):
         for sample in range(2):
@@ -71,12 +79,14 @@ def test_the_last_position_is_used_and_no_more(gpt):
         decoding.sample(*gpt, [prompt], max_tokens=6, eot_id=None)
 
 
-def test_a_batch_of_unequal_prompts_equals_each_alone(gpt):
+def test_a_batch_of_unequal_prompts_equals_each_alone(decoder):
     def greedy(prompts):
-        return decoding.sample(*gpt, prompts, max_tokens=12, eot_id=EOT, temperature=0.0)
+        return decoding.sample(*decoder, prompts, max_tokens=12, eot_id=EOT, temperature=0.0)
 
     def beams(prompts):
-        return decoding.beam_search(*gpt, prompts, max_tokens=12, eot_id=EOT, beams=3, samples=3)
+        return decoding.beam_search(
+            *decoder, prompts, max_tokens=12, eot_id=EOT, beams=3, samples=3
+        )
 
     for run in (greedy, beams):
         together = run(PROMPTS)

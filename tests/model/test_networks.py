@@ -23,12 +23,14 @@ def make(page, rows=3, length=16, **overrides):
     c = tiny.config(page, **overrides)
     if page == "bert":
         batch = batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=3)
+    elif page == "xlnet":
+        batch = batches.permutation_lm(rows, length, 4, tiny.VOCAB, padding=3, memory=6)
     else:
         batch = batches.causal_lm(rows, length, tiny.VOCAB)
     return c, tiny.params(c), batch
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2", "gpt3"])
+@pytest.mark.parametrize("page", ["bert", "gpt2", "gpt3", "xlnet"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_shapes_and_types(page, dtype):
     c, params, batch = make(page, **{"model.dtype": dtype})
@@ -106,7 +108,7 @@ def test_packed_equals_unpacked(page):
     np.testing.assert_allclose(together, np.concatenate(alone, 1), rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2", "gpt3"])
+@pytest.mark.parametrize("page", ["bert", "gpt2", "gpt3", "xlnet"])
 def test_rematerialized_equals_plain(page):
     def loss_and_gradient(remat):
         c, params, batch = make(page, **{"model.remat": remat, "model.dropout": 0.1})

@@ -20,6 +20,8 @@ MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
 def make_batch(page, rows=16, length=16):
     if page == "t5":
         return batches.seq2seq_lm(rows, length, 12, tiny.VOCAB, padding=2)
+    if page == "xlnet":
+        return batches.permutation_lm(rows, length, 4, tiny.VOCAB, memory=8, reversed=True)
     if not page.startswith("gpt"):
         return batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=2)
     return batches.causal_lm(rows, length, tiny.VOCAB)
@@ -111,9 +113,10 @@ def test_banded_layers_are_the_same_on_a_mesh(devices, reference, capfd):
     assert "rematerialization" not in capfd.readouterr().err.lower()
 
 
-@pytest.mark.parametrize("page", ["albert", "electra", "t5"])
+@pytest.mark.parametrize("page", ["albert", "electra", "t5", "xlnet"])
 def test_shared_layers_and_samples_are_the_same_on_a_mesh(page, devices, reference, capfd):
-    """ELECTRA samples the same tokens wherever its rows lie; T5's layers share a bias."""
+    """ELECTRA samples the same tokens wherever its rows lie; T5's layers share a
+    bias; XLNet has a memory and queries."""
     c = tiny.config(page, **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
     if "embed_width" in c.model:
         c.model.embed_width = 16
@@ -134,7 +137,7 @@ def test_microbatches_of_padding_change_nothing(shape, devices):
     np.testing.assert_allclose(parts, whole, rtol=2e-5)
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2"])
+@pytest.mark.parametrize("page", ["bert", "gpt2", "xlnet"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
 def test_microbatches_change_nothing(page, shape, devices):
     """Without dropout, whose masks are drawn by microbatch. Weights differ between the slices."""
@@ -223,6 +226,7 @@ GOLDEN = {  # loss and gradient norm of the first three steps, recorded on the C
     "gpt2": [[4.575576, 0.815593], [4.577269, 0.832594], [4.531439, 0.745584]],
     "gpt1": [[4.577115, 0.543006], [4.579296, 0.535351], [4.558201, 0.543010]],
     "gpt3": [[4.574179, 0.806798], [4.576826, 0.830403], [4.531856, 0.752032]],
+    "xlnet": [[4.583571, 0.791888], [4.61051, 0.778999], [4.466832, 0.744529]],
 }
 
 
@@ -231,7 +235,7 @@ def test_golden_steps(page, reference):
     np.testing.assert_allclose(reference(page), GOLDEN[page], rtol=1e-4)
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2"])
+@pytest.mark.parametrize("page", ["bert", "gpt2", "xlnet"])
 def test_bfloat16_stays_near_float32(page, devices, reference):
     overrides = {"model.dropout": 0.1, "model.attention_dropout": 0.1, "model.dtype": "bfloat16"}
     got = Run(tiny.config(page, **overrides), (1, 1, 1), devices).losses(make_batch(page))

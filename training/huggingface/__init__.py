@@ -22,6 +22,7 @@ from training.huggingface import (
     openai_gpt,
     roberta,
     t5,
+    xlnet,
 )
 
 # By `model_type` in config.json, which is also the name of the paper's page in configs/, unless the
@@ -40,6 +41,7 @@ FAMILIES = {
     "gpt2": gpt2,
     "openai-gpt": openai_gpt,
     "t5": t5,
+    "xlnet": xlnet,
 }
 
 

@@ -4,9 +4,10 @@ A family is described once, by tables that are read in both directions.
 
 Axes: `V` vocabulary, `T` positions, `A` token types, `D` width (`O` for the other axis of a square
 kernel), `E` width of the tables, `H` heads, `K` head width, `F` feed-forward width, `C` classes of
-the sentence-pair head, `S` the single score of a token; `N` layers, `G` groups of layers that share
-their parameters. Of T5: `B` buckets of relative positions, `I` feed-forward width if it is gated
-and `J` if not, `W` vocabulary if the logits have a kernel of their own; else these are 0.
+the sentence-pair head, `S` the single score of a token, `X` same or other segment; `N` layers, `G`
+groups of layers that share their parameters. Of T5: `B` buckets of relative positions, `I`
+feed-forward width if it is gated and `J` if not, `W` vocabulary if the logits have a kernel of
+their own; else these are 0.
 """
 
 import math
@@ -122,6 +123,7 @@ def sizes(model: Mapping[str, Any]) -> dict[str, int]:
         "K": model.get("head_size") or model["width"] // model["heads"],
         "F": model["mlp_width"],
         "C": 2,
+        "X": 2,
         "N": model["depth"],
         "G": model.get("groups", 1),
         "B": model.get("relative_buckets", 0),
