@@ -6,9 +6,13 @@ from collections.abc import Mapping
 import flax.linen as nn
 
 import errors
-from model import decoder, encoder, layers, transformer
+from model import decoder, encoder, layers, reformer, transformer
 
-NETWORKS = {"encoder": encoder.Encoder, "decoder": decoder.Decoder}
+NETWORKS = {
+    "encoder": encoder.Encoder,
+    "decoder": decoder.Decoder,
+    "reformer": reformer.Reformer,
+}
 
 
 def build(config: Mapping, platform: str) -> nn.Module:
