@@ -11,14 +11,25 @@ from typing import Any, NamedTuple
 import errors
 from data_pipeline import tokenizers
 from errors import UserError
-from training.huggingface import albert, bert, distilbert, electra, files, gpt2, mapping, roberta
+from training.huggingface import (
+    albert,
+    bert,
+    distilbert,
+    electra,
+    files,
+    gpt2,
+    mapping,
+    reformer,
+    roberta,
+)
 
 # By `model_type` in config.json, which is also the name of the paper's page in configs/. For an
 # export the first one is taken whose layout has a place for all of the model: without token types
 # that is DistilBERT's for its epsilon of 1e-12, else RoBERTa's.
 #
 # A family may have functions besides those that all have: `adapt` and `restore` change tensors
-# after they are read and before they are written, `select` picks the groups of a run to export.
+# after they are read and before they are written, `select` picks the groups of a run to export, and
+# `sizes` knows more axes than mapping.py.
 FAMILIES = {
     "bert": bert,
     "albert": albert,
@@ -26,6 +37,7 @@ FAMILIES = {
     "distilbert": distilbert,
     "roberta": roberta,
     "gpt2": gpt2,
+    "reformer": reformer,
 }
 
 
@@ -68,7 +80,7 @@ def load(folder: str | os.PathLike) -> Checkpoint:
     model = family.read_config(config)
     params, unexpected = mapping.from_published(
         family.TABLE,
-        mapping.sizes(model),
+        sizes(family, model),
         getattr(family, "adapt", lambda tensors: tensors)(files.Tensors(folder)),
         os.fspath(folder),
     )
@@ -114,9 +126,14 @@ def save(
     config["dtype"] = "float32"
     if tokenizer is not None:
         config |= family.special_tokens(tokenizer)
-    tensors = dict(mapping.to_published(family.TABLE, mapping.sizes(model), params))
+    tensors = dict(mapping.to_published(family.TABLE, sizes(family, model), params))
     tensors = getattr(family, "restore", dict)(tensors)
     files.write(folder, config, tensors, tokenizer)
+
+
+def sizes(family: Any, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the length of every axis of a family's tensors, from the `model` section."""
+    return getattr(family, "sizes", mapping.sizes)(model)
 
 
 def _family_of(model: Mapping[str, Any], objective: Mapping[str, Any]):
