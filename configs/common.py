@@ -93,7 +93,7 @@ def data() -> ml_collections.ConfigDict:
             "specials": "",
         }
     )
-    config.pipeline = ""  # see data_pipeline/pipeline.py
+    config.pipeline = ""  # see data_pipeline/pipeline.py and textless.py
     config.length = 128  # tokens in a row
     config.packing = False  # first-fit several examples into a row, kept apart by segment ids
     config.workers = 0  # processes that build batches beside the training process
@@ -123,6 +123,12 @@ def data() -> ml_collections.ConfigDict:
     config.stream = ml_collections.ConfigDict(
         {
             "mask_documents": False,  # attention does not cross the end of a document
+        }
+    )
+    # the copy task (Reformer)
+    config.copy = ml_collections.ConfigDict(
+        {
+            "symbols": 127,  # that a word is made of
         }
     )
     # a labeled task (fine-tuning)

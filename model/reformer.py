@@ -1,8 +1,8 @@
 """Reformer: LSH attention, reversible layers, feed-forward in chunks (Kitaev et al., 2020).
 
-`B` rows, `T` tokens, `D` width, `H` heads, `K` head width, `N` layers. The layers go through a cycle
-of kinds, its period, which is what is scanned. Parameters are stacked by what a layer has: one
-projection for queries and keys ("shared") or two ("separate").
+`B` rows, `T` tokens, `D` width, `H` heads, `K` head width, `N` layers. The layers go through a
+cycle of kinds, its period, which is what is scanned. Parameters are stacked by what a layer has:
+one projection for queries and keys ("shared") or two ("separate").
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Residual layers whose inputs are recomputed from their outputs (Reformer, section 3).
 
-`B` rows, `T` tokens, `D` width, `N` layers. A layer has two branches, attend and feed_forward, which
-are pure functions of (parameters, stream, number of the layer, context). With two streams
+`B` rows, `T` tokens, `D` width, `N` layers. A layer has two branches, attend and feed_forward,
+which are pure functions of (parameters, stream, number of the layer, context). With two streams
 
     y1 = x1 + attend(x2)        x2 = y2 - feed_forward(y1)
     y2 = x2 + feed_forward(y1)  x1 = y1 - attend(x2)

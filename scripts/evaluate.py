@@ -84,8 +84,10 @@ def main(argv):
         rows = np.arange(steps * config.batch_size).reshape(steps, -1)
         counts = evaluate.target_counts(data.valid.batch(batch) for batch in rows)
         results["unigram_entropy"] = evaluate.unigram_entropy(counts)
-    if "causal_lm" in results:
+    if "causal_lm" in results and data.manifest:
         results["bits_per_byte"] = _bits_per_byte(results["causal_lm"], data.manifest)
+    if config.data.pipeline == "images":
+        results["bits_per_dim"] = results["causal_lm"] / math.log(2)
     for name, value in results.items():
         print(f"{name:24} {value:.4f}")
     if _JSON.value:

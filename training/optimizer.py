@@ -53,6 +53,20 @@ def cosine(lr: float, warmup: int, total: int, final: float) -> Schedule:
     return schedule
 
 
+def rsqrt_after_warmup(lr: float, warmup: int, total: int, final: float) -> Schedule:
+    """lr * min(1, step / warmup) / sqrt(max(step, warmup)) (Vaswani et al., 2017, section 5.3).
+
+    The highest rate is lr / sqrt(warmup).
+    """
+    del total, final
+
+    def schedule(step):
+        latest = jnp.maximum(jnp.asarray(step, jnp.float32), max(warmup, 1))
+        return lr * _ramp(step, warmup) * jax.lax.rsqrt(latest)
+
+    return schedule
+
+
 def _ramp(step, warmup):
     return jnp.minimum(step / max(warmup, 1), 1.0) if warmup else jnp.ones(())
 
@@ -62,6 +76,7 @@ SCHEDULES = {
     "linear": linear,
     "linear_from_start": linear_from_start,
     "cosine": cosine,
+    "rsqrt_after_warmup": rsqrt_after_warmup,
 }
 
 

@@ -37,13 +37,21 @@ CASES = {
     "local and lsh, two rounds": (dict(), (3, 48), "right"),
     "one round": (dict(num_hashes=1, attn_layers=["lsh", "lsh"]), (2, 48), "right"),
     "factors, three rounds": (dict(num_hashes=3, num_buckets=[4, 2]), (2, 48), "left"),
-    "local, learned positions": (dict(attn_layers=["local"], axial_pos_embds=False), (2, 32), "right"),
+    "local, learned positions": (
+        dict(attn_layers=["local"], axial_pos_embds=False),
+        (2, 32),
+        "right",
+    ),
     "a cycle of four": (
         dict(attn_layers=["local", "local", "lsh", "local"] * 2, hidden_act="gelu"),
         (1, 48),
         "right",
     ),
-    "shorter than a chunk": (dict(lsh_attn_chunk_length=64, local_attn_chunk_length=64), (2, 9), "left"),
+    "shorter than a chunk": (
+        dict(lsh_attn_chunk_length=64, local_attn_chunk_length=64),
+        (2, 9),
+        "left",
+    ),
 }
 
 
