@@ -24,13 +24,13 @@ class Masks(NamedTuple):
 
     Attributes:
       causal: whether later tokens.
-      buckets: whether keys of other buckets, which share a chunk by chance (section 2).
+      other_buckets: whether keys of other buckets, which share a chunk by chance (section 2).
       duplicates: whether all but one of the N rounds' copies of a key, by subtracting log N
         (appendix A); the first chunk of a round sees no chunk before it then.
     """
 
     causal: bool
-    buckets: bool = False
+    other_buckets: bool = False
     duplicates: bool = False
 
 
@@ -153,7 +153,7 @@ def attend(
     seen = _look_back(positions)
     if masks.causal:
         allowed &= positions[..., None] >= seen[..., None, :]
-    if masks.buckets:
+    if masks.other_buckets:
         allowed &= labels[..., None] == _look_back(labels)[..., None, :]
     repeats = None
     if masks.duplicates:
@@ -258,7 +258,7 @@ def _count_rounds(hashed, chunks, order, cut, masks) -> Int[Array, "B H C M S"]:
         place = sort(chunks)
         back = place[..., None] - _look_back(place)[..., None, :]
         met = (back == 0) | (back == 1)
-        if masks.buckets:
+        if masks.other_buckets:
             bucket = sort(hashed)
             met &= bucket[..., None] == _look_back(bucket)[..., None, :]
         count = count + met

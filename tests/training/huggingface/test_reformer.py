@@ -6,10 +6,7 @@ import parity
 import pytest
 import test_gpt2
 
-from errors import UserError
 from model import lsh
-from training import huggingface
-from training.huggingface import reformer
 
 TINY = dict(
     vocab_size=50,
