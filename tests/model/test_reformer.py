@@ -215,7 +215,7 @@ def test_gradients_equal_those_of_stored_layers(knobs, monkeypatch):
 
 def temporary_bytes(depth, **knobs):
     objective = build(depth=depth, **knobs)
-    params = jax.eval_shape(init, objective)
+    params = jax.eval_shape(lambda: init(objective))
     batch = batches.causal_lm(4, 64, 37)
 
     def gradient(params):
