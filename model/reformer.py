@@ -301,8 +301,15 @@ class Reformer(nn.Module):
         init = layers.INITIALIZERS[c.init](c.init_std)
         self.head = layers.Dense((c.vocab_size,), ("embed", "vocab_table"), init, self.types)
 
-    def __call__(self, batch, *, train: bool, cache: None = None) -> transformer.Output:
-        """Reads tokens, positions and segment_ids, each [B T]; `hidden` is [B T 2D]."""
+    def __call__(
+        self, batch, *, train: bool, cache: attention.Cache | None = None
+    ) -> transformer.Output:
+        """Reads tokens, positions and segment_ids, each [B T]; `hidden` is [B T 2D].
+
+        With a cache they continue it, and all that is in it is computed again.
+        """
+        if cache is not None:
+            return self._continue(batch, cache)
         c = self.config
         dropout = self.make_rng("dropout") if train and self.has_rng("dropout") else None
         hashing = jax.random.key(c.hash_seed) if dropout is None else dropout
@@ -321,6 +328,35 @@ class Reformer(nn.Module):
     def logits(self, hidden: Float[Array, "... 2D"]) -> Float[Array, "... V"]:
         """Scores of the next token."""
         return self.head(hidden)
+
+    def empty_cache(self, rows: int, length: int) -> attention.Cache:
+        """Returns a cache with room for `length` tokens in each of `rows` rows.
+
+        Buckets and chunks depend on all tokens, so it holds no keys and values of layers but the
+        tokens in the place of keys, and their positions in that of values, [1 B S].
+        """
+        zeros = jnp.zeros((1, rows, length), jnp.int32)
+        return attention.Cache(zeros, zeros, zeros[0], jnp.zeros((), jnp.int32))
+
+    def _continue(self, batch, cache):
+        length = batch["tokens"].shape[1]
+        stored = dict(
+            tokens=cache.keys[0], positions=cache.values[0], segment_ids=cache.segment_ids
+        )
+        whole = {
+            name: jax.lax.dynamic_update_slice_in_dim(old, batch[name], cache.length, axis=1)
+            for name, old in stored.items()
+        }
+        hidden = self(whole, train=False).hidden
+        return transformer.Output(
+            jax.lax.dynamic_slice_in_dim(hidden, cache.length, length, axis=1),
+            cache=cache._replace(
+                keys=whole["tokens"][None],
+                values=whole["positions"][None],
+                segment_ids=whole["segment_ids"],
+                length=cache.length + length,
+            ),
+        )
 
     def flops(self, rows: int, length: int) -> float:
         """Returns the operations of the products, forward, for B x T tokens, with the head."""

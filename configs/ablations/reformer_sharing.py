@@ -1,4 +1,4 @@
-"""One projection for queries and keys beside two, with full attention (Reformer, figure 3, left)."""
+"""Shared and separate projections for queries and keys (Reformer, figure 3, left)."""
 
 from configs.ablations import Column, Row, Scale, Table
 

@@ -1,12 +1,17 @@
 """Reformer checkpoints: parity with PyTorch on the same rotations, and round trips."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
 import test_gpt2
 
+from errors import UserError
 from model import lsh
+from training import huggingface
+from training.huggingface import mapping, reformer
 
 TINY = dict(
     vocab_size=50,
@@ -115,3 +120,85 @@ def test_logits_loss_and_gradients_equal_pytorch(tmp_path, name, same_rotations)
     parity.assert_close(predictions["logits"][real], their_logits.detach().numpy()[real])
     assert loss == pytest.approx(their_loss.item(), rel=1e-4)
     parity.assert_gradients_close(gradients, oracle.torch_gradients(their_loss))
+
+
+def test_export_gives_the_same_logits_in_transformers(tmp_path, same_rotations):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model, objective, params = random_model(num_buckets=[4, 2])
+    huggingface.save(tmp_path, model, objective, params)
+    theirs, info = transformers.ReformerModelWithLMHead.from_pretrained(
+        tmp_path, output_loading_info=True, hash_seed=TINY["hash_seed"]
+    )
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+
+    batch = make_batch(2, 32, "right")
+    ours = parity.build(model, objective)
+    predictions = ours.apply({"params": params}, batch, method=ours.predict)
+    with torch.no_grad():
+        logits = run_torch(theirs, batch)[0].numpy()
+    real = batch["segment_ids"] > 0
+    parity.assert_close(np.asarray(predictions["logits"])[real], logits[real])
+
+
+# What follows needs no PyTorch.
+
+
+def random_model(**changes):
+    """Returns the sections `model` and `objective`, and random parameters."""
+    model = reformer.read_config(TINY | changes)
+    objective, _ = reformer.objective(())
+    return model, objective, parity.random_params(parity.build(model, objective))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(), dict(axial_pos_embds=False, attn_layers=["lsh"], num_buckets=None)],
+    ids=["axial", "learned"],
+)
+def test_import_of_export_is_the_same_bit_for_bit(tmp_path, changes):
+    model, objective, params = random_model(**changes)
+    parity.assert_round_trip(tmp_path, model, objective, params)
+    rows = mapping.rows_of(reformer.TABLE, reformer.sizes(model))
+    assert sorted(path for row in rows for path in row.paths) == sorted(parity.leaves(params))
+
+
+def test_layers_are_read_as_a_cycle():
+    model = reformer.read_config(TINY | dict(attn_layers=["local", "local", "lsh"] * 2))
+    assert (model["attention"], model["depth"]) == ("local,local,lsh", 6)
+    assert reformer.write_config(model, {})["attn_layers"] == ["local", "local", "lsh"] * 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("is_decoder", False),
+        ("lsh_num_chunks_before", 2),
+        ("attn_layers", ["full"]),
+        ("local_attention_probs_dropout_prob", 0.3),
+        ("axial_pos_shape", [2, 4, 6]),
+        ("hidden_act", "silu"),
+    ],
+)
+def test_refuses_what_the_network_cannot_express(tmp_path, key, value):
+    huggingface.save(tmp_path / "hf", *random_model())
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=key):
+        huggingface.load(tmp_path / "hf")
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"reversible": False},
+        {"bucket_mask": True},
+        {"attention": "full_shared,local"},
+        {"axial_shape": (2, 4, 6), "axial_widths": ()},
+    ],
+)
+def test_refuses_to_export_what_the_layout_cannot_express(tmp_path, knobs):
+    model, objective, params = random_model()
+    with pytest.raises(UserError, match=next(iter(knobs))):
+        huggingface.save(tmp_path / "hf", model | knobs, objective, params)
+    assert not (tmp_path / "hf").exists()
