@@ -2,15 +2,17 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
 import test_gpt2
 
+from configs import reformer as page
 from errors import UserError
-from model import lsh
-from training import huggingface
+from model import lsh, objectives
+from training import huggingface, state
 from training.huggingface import mapping, reformer
 
 TINY = dict(
@@ -36,17 +38,20 @@ TINY = dict(
 )
 # What differs from TINY, the shape of the batch, and on which side it is padded.
 CASES = {
-    "local and lsh, two rounds": (dict(), (3, 48), "right"),
-    "one round": (dict(num_hashes=1, attn_layers=["lsh", "lsh"]), (2, 48), "right"),
-    "factors, three rounds": (dict(num_hashes=3, num_buckets=[4, 2]), (2, 48), "left"),
+    "local and lsh in turns": (
+        dict(attn_layers=["local", "lsh"] * 2, hidden_act="gelu"),
+        (2, 48),
+        "right",
+    ),
+    "one round": (dict(num_hashes=1, attn_layers=["lsh", "lsh"]), (1, 48), "right"),
+    "factors, three rounds": (
+        dict(num_hashes=3, num_buckets=[4, 2], attn_layers=["lsh"]),
+        (2, 48),
+        "left",
+    ),
     "local, learned positions": (
         dict(attn_layers=["local"], axial_pos_embds=False),
         (2, 32),
-        "right",
-    ),
-    "a cycle of four": (
-        dict(attn_layers=["local", "local", "lsh", "local"] * 2, hidden_act="gelu"),
-        (1, 48),
         "right",
     ),
     "shorter than a chunk": (
@@ -134,11 +139,23 @@ def test_export_gives_the_same_logits_in_transformers(tmp_path, same_rotations):
 
     batch = make_batch(2, 32, "right")
     ours = parity.build(model, objective)
-    predictions = ours.apply({"params": params}, batch, method=ours.predict)
+    predict = jax.jit(lambda p: ours.apply({"params": p}, batch, method=ours.predict))
+    predictions = predict(params)
     with torch.no_grad():
         logits = run_torch(theirs, batch)[0].numpy()
     real = batch["segment_ids"] > 0
     parity.assert_close(np.asarray(predictions["logits"])[real], logits[real])
+
+
+def test_enwik8_has_as_many_parameters_as_in_transformers():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = page.get_config("enwik8")
+    published = reformer.write_config(config.model.to_dict(), {})
+    with torch.device("meta"):
+        theirs = transformers.ReformerModelWithLMHead(transformers.ReformerConfig(**published))
+    count = sum(p.numel() for n, p in theirs.named_parameters() if n != "lm_head.bias")
+    assert state.count_parameters(objectives.build(config, "cpu")) == count
 
 
 # What follows needs no PyTorch.
