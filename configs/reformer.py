@@ -2,7 +2,8 @@ r"""Reformer: The Efficient Transformer (Kitaev et al., 2020).
 
     python train.py --config=configs/reformer.py:tiny --workdir=runs/reformer-tiny
     python train.py --config=configs/reformer.py:copy,rounds=4 --workdir=DIR
-    python train.py --config=configs/reformer.py:enwik8 --workdir=DIR --config.data.source=PATH
+    python train.py --config=configs/reformer.py:enwik8 --workdir=DIR \\
+        --config.data.source=jsonl:PATH
     python train.py --config=configs/reformer.py:imagenet64 --workdir=DIR \\
         --config.data.source=IMAGES.npy
 
@@ -73,7 +74,7 @@ def get_config(arg="enwik8"):
 
 
 def enwik8(config):
-    """Sets what belongs to 64 Ki bytes of Wikipedia."""
+    """Sets what belongs to rows of 65,536 bytes of Wikipedia."""
     config.model.update(
         attention="local,local,lsh,local",
         lsh_chunk=256,
@@ -91,8 +92,8 @@ def enwik8(config):
     config.data.length = 65536
     config.data.source = ""
     config.data.source_hint = (
-        "Give the bytes of enwik8, text that was cut out of Wikipedia's dump, with "
-        "--config.data.source=PATH"
+        "Give enwik8, the first 100 MB of a dump of Wikipedia, with --config.data.source=jsonl:PATH, "
+        "a page a line; of a plain text file the white space around lines is not kept"
     )
     config.batch_size = 8  # a sequence on each of 8 devices
     config.total_steps = 100_000

@@ -180,6 +180,7 @@ def encoder_config(page, cache, arg="", **overrides):
         ("electra", "", {"model.embed_width": 16}),
         ("distilbert", "", {"model.depth": 1}),
         ("tinybert", "", {"model.depth": 1}),
+        ("reformer", "", {"optim.lr": 1e-2}),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
