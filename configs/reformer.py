@@ -40,6 +40,7 @@ def get_config(arg="enwik8"):
         local_chunk=64,
         bucket_mask=False,
         duplicate_mask=False,
+        hash_seed=0,
         reversible=True,
         mlp_chunks=1,
         axial_shape=(),
@@ -92,8 +93,9 @@ def enwik8(config):
     config.data.length = 65536
     config.data.source = ""
     config.data.source_hint = (
-        "Give enwik8, the first 100 MB of a dump of Wikipedia, with --config.data.source=jsonl:PATH, "
-        "a page a line; of a plain text file the white space around lines is not kept"
+        "Give enwik8, the first 100 MB of a dump of Wikipedia, with "
+        "--config.data.source=jsonl:PATH, a page a line; of a plain text file the white space "
+        "around lines is not kept"
     )
     config.batch_size = 8  # a sequence on each of 8 devices
     config.total_steps = 100_000
