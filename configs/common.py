@@ -97,7 +97,7 @@ def data() -> ml_collections.ConfigDict:
             "sentinels": 0,  # <extra_id_0>, ...: the last ids of a sentencepiece (T5: 100)
         }
     )
-    config.pipeline = ""  # see data_pipeline/pipeline.py
+    config.pipeline = ""  # see data_pipeline/pipeline.py and textless.py
     config.length = 128  # tokens in a row
     config.packing = False  # first-fit several examples into a row, kept apart by segment ids
     config.workers = 0  # processes that build batches beside the training process
@@ -146,6 +146,12 @@ def data() -> ml_collections.ConfigDict:
             "block": 256,  # tokens that are ordered among themselves
             "memory": 384,  # tokens before a row that are remembered; 0: none
             "bidirectional": True,  # every text is read from right to left too
+        }
+    )
+    # the copy task (Reformer)
+    config.copy = ml_collections.ConfigDict(
+        {
+            "symbols": 127,  # that a word is made of
         }
     )
     # a labeled task (fine-tuning)

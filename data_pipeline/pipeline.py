@@ -16,7 +16,17 @@ import ml_collections
 import numpy as np
 
 from data_pipeline import corpus as corpora
-from data_pipeline import corruption, files, noise, permutation, rows, sources, tokenizers
+from data_pipeline import (
+    corruption,
+    files,
+    noise,
+    permutation,
+    rows,
+    sources,
+    textless,
+    tokenizer_training,
+    tokenizers,
+)
 from data_pipeline import records as record_files
 from data_pipeline.tasks import TASKS, classification, glue, gpt
 from errors import UserError, one_of
@@ -29,6 +39,7 @@ PIPELINES = {
     "permutation_lm": permutation.PermutationLM,
     "classification": classification.Classification,
     "gpt_classification": gpt.GptClassification,
+    **textless.PIPELINES,
 }
 
 
@@ -105,8 +116,12 @@ def prepare_data(
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
     if issubclass(kind, classification.Classification):
         return _task_data(kind, config, cache, tokenizer_dir, training)
+    if data.pipeline == "copy":
+        return _textless_data(config, kind, tokenizer_dir)
     if not data.source:
         raise UserError(f"config.data.source is not set. {data.source_hint}.")
+    if data.pipeline == "images":
+        return _textless_data(config, kind, tokenizer_dir)
     source = sources.open_source(data.source, data.layout)
     tokenizer = _tokenizer(source, data.tokenizer, cache, tokenizer_dir, progress)
     _check_vocabulary(tokenizer, config)
@@ -171,6 +186,30 @@ def _task_data(kind, config, cache, tokenizer_dir, training):
             f"{config.batch_size}: lower batch_size."
         )
     return Data(tokenizer, train, dataset("valid", data.path), {})
+
+
+def _textless_data(config, kind, tokenizer_dir):
+    """Opens rows that no vocabulary is needed for; one of the bytes takes its place."""
+    pipeline = kind(config.data)
+    if pipeline.largest >= config.model.vocab_size:
+        raise UserError(
+            f"model.vocab_size={config.model.vocab_size} must be at least {pipeline.largest + 1}, "
+            f"for the tokens of data.pipeline={config.data.pipeline}."
+        )
+    tokenizer = tokenizer_training.train("byte_bpe", (), tokenizer_training.SMALLEST, False)
+    if tokenizer_dir is not None:
+        with files.exclusive(pathlib.Path(tokenizer_dir)):
+            tokenizer.save(tokenizer_dir)
+    train, valid = (
+        Dataset(pipeline, pipeline.records(split), config.seed, training=split == "train")
+        for split in textless.SPLITS
+    )
+    if len(train) < config.batch_size:
+        raise UserError(
+            f"{config.data.source} gives {len(train)} training rows, fewer than batch_size="
+            f"{config.batch_size}: lower batch_size, or give more images."
+        )
+    return Data(tokenizer, train, valid, {})
 
 
 def _tokenizer(source, config, cache, directory, progress, adapt=lambda tokenizer: tokenizer):

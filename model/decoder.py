@@ -46,3 +46,8 @@ class Decoder(nn.Module):
     def empty_cache(self, rows: int, length: int) -> attention.Cache:
         """Returns a cache with room for `length` tokens in each of `rows` rows."""
         return transformer.empty_cache(self.config, self.types, rows, length)
+
+    def flops(self, rows: int, length: int) -> float:
+        """Returns the operations of the products, forward, for B x T tokens, with the head."""
+        head = 2.0 * rows * length * self.config.width * self.config.vocab_size
+        return transformer.flops(self.config, rows, length) + head

@@ -85,8 +85,10 @@ def main(argv):
         counts = evaluate.target_counts(data.valid.batch(batch) for batch in rows)
         results["unigram_entropy"] = evaluate.unigram_entropy(counts)
     # The tokens of other kinds than byte-level BPE do not hold all of the text.
-    if "causal_lm" in results and model.tokenizer.kind == "byte_bpe":
+    if "causal_lm" in results and data.manifest and model.tokenizer.kind == "byte_bpe":
         results["bits_per_byte"] = _bits_per_byte(results["causal_lm"], data.manifest)
+    if config.data.pipeline == "images":
+        results["bits_per_dim"] = results["causal_lm"] / math.log(2)
     for name, value in results.items():
         print(f"{name:24} {value:.4f}")
     if _JSON.value:

@@ -18,6 +18,8 @@ FLOORS = {
     "model.losses": 1,
     "model.transformer": 2,
     "model.stack": 2,
+    "model.lsh": 2,
+    "model.reversible": 2,
     "model.heads": 3,
     "model": 3,
     "model.networks": 4,

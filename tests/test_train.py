@@ -196,6 +196,7 @@ HALVES = {f"data.permutation.{name}": 16 for name in ("reuse", "block", "memory"
         ("tinybert", "", {"model.depth": 1}),
         ("xlnet", "", HALVES),
         ("xlnet", ",objective=masked_lm", HALVES),
+        ("reformer", "", {"optim.lr": 1e-2}),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

@@ -62,6 +62,20 @@ def inverse_square_root(lr: float, warmup: int, total: int, final: float) -> Sch
     return lambda step: lr * jax.lax.rsqrt(jnp.maximum(step, max(warmup, 1)).astype(jnp.float32))
 
 
+def noam(lr: float, warmup: int, total: int, final: float) -> Schedule:
+    """lr * min(1, step / warmup) / sqrt(max(step, warmup)) (Vaswani et al., 2017, section 5.3).
+
+    The highest rate is lr / sqrt(warmup).
+    """
+    del total, final
+
+    def schedule(step):
+        latest = jnp.maximum(jnp.asarray(step, jnp.float32), max(warmup, 1))
+        return lr * _ramp(step, warmup) * jax.lax.rsqrt(latest)
+
+    return schedule
+
+
 def _ramp(step, warmup):
     return jnp.minimum(step / max(warmup, 1), 1.0) if warmup else jnp.ones(())
 
@@ -72,6 +86,7 @@ SCHEDULES = {
     "linear_from_start": linear_from_start,
     "cosine": cosine,
     "inverse_square_root": inverse_square_root,
+    "noam": noam,
 }
 
 

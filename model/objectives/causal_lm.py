@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
-from model import attention, losses, transformer
+from model import attention, losses
 
 
 class CausalLM(nn.Module):
@@ -64,6 +64,4 @@ class CausalLM(nn.Module):
 
         Attention counts what is computed, masked or not, as MFU is usually reported.
         """
-        config, (rows, length) = self.network.config, shapes["tokens"]
-        head = 2.0 * rows * length * config.width * config.vocab_size
-        return 3 * (transformer.flops(config, rows, length) + head)
+        return 3 * self.network.flops(*shapes["tokens"])

@@ -100,6 +100,27 @@ def test_parameter_count_of_the_encoder_line(page, arg, count):
     assert state.count_parameters(objectives.build(load(page, arg), "cpu")) == count
 
 
+# Layers with one projection for queries and keys and layers with two, and entries of the positions.
+REFORMERS = [
+    ("copy", 1, 0, 1024 * 256),
+    ("enwik8", 3, 9, 128 * 256 + 512 * 512),
+    ("imagenet64", 6, 0, 64 * 384 + 64 * 384 + 3 * 256),
+]
+
+
+@pytest.mark.parametrize(("arg", "shared", "separate", "positions"), REFORMERS)
+def test_parameter_count_of_reformers(arg, shared, separate, positions):
+    """From the shapes in the released code; no projection of attention has a bias."""
+    config = load("reformer", arg)
+    c = config.model
+    attention = (3 * shared + 4 * separate) * c.width * c.heads * 64
+    mlp = (shared + separate) * (2 * c.width * c.mlp_width + c.mlp_width + c.width)
+    norms = (shared + separate) * 4 * c.width + 2 * (2 * c.width)
+    ends = c.vocab_size * c.width + positions + (2 * c.width + 1) * c.vocab_size
+    count = attention + mlp + norms + ends
+    assert state.count_parameters(objectives.build(config, "cpu")) == count
+
+
 def count_groups(config, groups):
     init = state.Init(objectives.build(config, "cpu"), optax.identity())
     params = jax.eval_shape(init, jax.random.key(0)).params

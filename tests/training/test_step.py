@@ -22,7 +22,7 @@ def make_batch(page, rows=16, length=16):
         return batches.seq2seq_lm(rows, length, 12, tiny.VOCAB, padding=2)
     if page == "xlnet":
         return batches.permutation_lm(rows, length, 4, tiny.VOCAB, memory=8, reversed=True)
-    if not page.startswith("gpt"):
+    if not page.startswith(("gpt", "reformer")):
         return batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=2)
     return batches.causal_lm(rows, length, tiny.VOCAB)
 
@@ -89,6 +89,8 @@ def reference(devices):
                 c.model.embed_width = 16
             if "bands" in c.model:
                 c.model.bands = (0, 3)
+            if page == "reformer":
+                c.model.update(lsh_chunk=4, local_chunk=4)
             cache[page] = Run(c, (1, 1, 1), devices).losses(make_batch(page))
         return cache[page]
 
@@ -146,6 +148,14 @@ def test_microbatches_change_nothing(page, shape, devices):
     whole = Run(tiny.config(page), (1, 1, 1), devices).losses(batch)
     parts = Run(tiny.config(page, microbatches=2), shape, devices).losses(batch)
     np.testing.assert_allclose(parts, whole, rtol=2e-5)
+
+
+def test_buckets_are_the_same_on_a_mesh(devices, reference, capfd):
+    c = tiny.config("reformer", **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
+    c.model.update(lsh_chunk=4, local_chunk=4)
+    got = Run(c, (2, 2, 2), devices).losses(make_batch("reformer"))
+    np.testing.assert_allclose(got, reference("reformer"), rtol=2e-5)
+    assert "rematerialization" not in capfd.readouterr().err.lower()
 
 
 def test_no_device_holds_more_than_its_part(devices):
@@ -228,6 +238,7 @@ GOLDEN = {  # loss and gradient norm of the first three steps, recorded on the C
     "gpt3": [[4.574179, 0.806798], [4.576826, 0.830403], [4.531856, 0.752032]],
     "t5": [[5.169693, 2.089489], [5.19644, 1.992873], [5.123323, 1.994376]],
     "xlnet": [[4.583571, 0.791888], [4.61051, 0.778999], [4.466832, 0.744529]],
+    "reformer": [[4.598196, 0.507819], [4.591956, 0.518261], [4.583448, 0.504404]],
 }
 
 

@@ -20,6 +20,7 @@ from training.huggingface import (
     gpt2,
     mapping,
     openai_gpt,
+    reformer,
     roberta,
     t5,
     xlnet,
@@ -30,8 +31,9 @@ from training.huggingface import (
 # the model: without token types that is DistilBERT's for its epsilon of 1e-12, else RoBERTa's.
 #
 # A family may have functions besides those that all have: `adapt` and `restore` change tensors
-# after they are read and before they are written, `select` picks the groups of a run to export.
-# SENTINELS is how many of them its vocabularies have where a folder does not say.
+# after they are read and before they are written, `select` picks the groups of a run to export, and
+# `sizes` knows more axes than mapping.py. SENTINELS is how many of them its vocabularies have where
+# a folder does not say.
 FAMILIES = {
     "bert": bert,
     "albert": albert,
@@ -40,6 +42,7 @@ FAMILIES = {
     "roberta": roberta,
     "gpt2": gpt2,
     "openai-gpt": openai_gpt,
+    "reformer": reformer,
     "t5": t5,
     "xlnet": xlnet,
 }
@@ -84,7 +87,7 @@ def load(folder: str | os.PathLike) -> Checkpoint:
     model = family.read_config(config)
     params, unexpected = mapping.from_published(
         family.TABLE,
-        mapping.sizes(model),
+        sizes(family, model),
         getattr(family, "adapt", lambda tensors: tensors)(files.Tensors(folder)),
         os.fspath(folder),
     )
@@ -130,9 +133,14 @@ def save(
     config["dtype"] = "float32"
     if tokenizer is not None:
         config |= family.special_tokens(tokenizer)
-    tensors = dict(mapping.to_published(family.TABLE, mapping.sizes(model), params))
+    tensors = dict(mapping.to_published(family.TABLE, sizes(family, model), params))
     tensors = getattr(family, "restore", dict)(tensors)
     files.write(folder, config, tensors, tokenizer)
+
+
+def sizes(family: Any, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the length of every axis of a family's tensors, from the `model` section."""
+    return getattr(family, "sizes", mapping.sizes)(model)
 
 
 def _family_of(model: Mapping[str, Any], objective: Mapping[str, Any]):

@@ -4,10 +4,10 @@ A family is described once, by tables that are read in both directions.
 
 Axes: `V` vocabulary, `T` positions, `A` token types, `D` width (`O` for the other axis of a square
 kernel), `E` width of the tables, `H` heads, `K` head width, `F` feed-forward width, `C` classes of
-the sentence-pair head, `S` the single score of a token, `X` same or other segment; `N` layers, `G`
-groups of layers that share their parameters. Of T5: `B` buckets of relative positions, `I`
-feed-forward width if it is gated and `J` if not, `W` vocabulary if the logits have a kernel of
-their own; else these are 0.
+the sentence-pair head, `S` a single one, which our parameter may be without, `X` same or other
+segment; `N` layers, `G` groups of layers that share their parameters. Of T5: `B` buckets of relative
+positions, `I` feed-forward width if it is gated and `J` if not, `W` vocabulary if the logits have a
+kernel of their own; else these are 0. A family may have more of its own.
 """
 
 import math
@@ -38,7 +38,8 @@ class Row(NamedTuple):
         published tensor holds side by side along its last axis.
       axes: its axes.
       theirs: name of the published tensor; `{}` is the number of a layer and `{g}` that of a
-        group, and our parameter then has a first axis N or G that stacks them.
+        group, and our parameter then has a first axis N or G that stacks them. Another letter
+        stands for some of the layers: their numbers are the size of its axis.
       layout: axes of that tensor; letters without a space between them are one flattened axis.
     """
 
@@ -62,13 +63,16 @@ class Row(NamedTuple):
 
     @property
     def stacked(self) -> str:
-        """The first axis of our parameter, `N` or `G`; "" if it is not stacked."""
-        return "N" if "{}" in self.theirs else "G" if "{g}" in self.theirs else ""
+        """The first axis of our parameter, such as `N`; "" if it is not stacked."""
+        number = re.search(r"\{(\w?)\}", self.theirs)
+        return (number[1].upper() or "N") if number else ""
 
     def names(self, sizes: Mapping[str, int]) -> list[str]:
         """The published names: one a layer or group, or just one."""
-        count = sizes[self.stacked] if self.stacked else 1
-        return [self.theirs.format(i, g=i) for i in range(count)]
+        numbers = sizes[self.stacked] if self.stacked else 1
+        letter = self.stacked.lower()
+        numbers = range(numbers) if isinstance(numbers, int) else numbers
+        return [self.theirs.format(i, **{letter: i}) for i in numbers]
 
 
 class Table(NamedTuple):
@@ -133,15 +137,15 @@ def sizes(model: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def rows_of(table: Table, sizes: Mapping[str, int]) -> list[Row]:
-    """Returns the rows of a model: those of no size 0; wide tables are not projected."""
+def rows_of(table: Table, sizes: Mapping[str, int | Sequence[int]]) -> list[Row]:
+    """Returns the rows of a model.
+
+    Tables as wide as the network are not projected, and an axis of size 0 is that of a parameter
+    which the model does not have.
+    """
     same = sizes["E"] == sizes["D"]
-    return [
-        row
-        for row in table.rows
-        if all(sizes[axis] for axis in row.axes.split())
-        and not (same and row.ours.startswith("network/project/"))
-    ]
+    rows = [row for row in table.rows if not (same and row.ours.startswith("network/project/"))]
+    return [row for row in rows if all(sizes[x] for x in [*row.axes.split(), *row.stacked])]
 
 
 def from_published(
@@ -198,8 +202,8 @@ def to_published(
     for row in (row for row in rows_of(table, sizes) if row.group in params):
         parts = [np.asarray(_get(params, path), np.float32) for path in row.paths]
         flat = [math.prod(sizes[letter] for letter in axis) for axis in row.layout.split()]
-        ours, theirs = row.axes.split(), row.layout.replace(" ", "")
-        order = [ours.index(letter) for letter in theirs]
+        ours = row.axes.split()
+        order = [ours.index(letter) for letter in row.layout.replace(" ", "") if letter in ours]
         for i, name in enumerate(row.names(sizes)):
             here = [part[i] if row.stacked else part for part in parts]
             name = name if name.startswith(table.bare) else table.prefix + name
@@ -307,7 +311,8 @@ def _read(
     row: Row, sizes: Mapping[str, int], tensors: Mapping, names: list[str], source: str
 ) -> list[np.ndarray]:
     """Reads the parameters that `row` describes from the tensors of all its layers."""
-    ours, theirs = row.axes.split(), row.layout.replace(" ", "")
+    ours = row.axes.split()
+    theirs = [letter for letter in row.layout.replace(" ", "") if letter in ours]
     order = [theirs.index(letter) for letter in ours]
     shape = [math.prod(sizes[letter] for letter in axis) for axis in row.layout.split()]
     shape[-1] *= len(row.paths)

@@ -88,10 +88,12 @@ class Oracle:
     def torch_gradients(self, loss):
         """Returns the gradients of a loss of the PyTorch model, under our names."""
         loss.backward()
-        gradients = {n: p.grad.numpy() for n, p in self.torch_model.named_parameters()}
-        table = huggingface.FAMILIES[self.published.family].TABLE
-        sizes = mapping.sizes(self.published.model)
-        return mapping.from_published(table, sizes, gradients, "the gradients").params
+        gradients = {
+            n: p.grad.numpy() for n, p in self.torch_model.named_parameters() if p.grad is not None
+        }
+        family = huggingface.FAMILIES[self.published.family]
+        sizes = huggingface.sizes(family, self.published.model)
+        return mapping.from_published(family.TABLE, sizes, gradients, "the gradients").params
 
 
 def assert_close(ours, theirs):
