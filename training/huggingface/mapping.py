@@ -5,9 +5,9 @@ A family is described once, by tables that are read in both directions.
 Axes: `V` vocabulary, `T` positions, `A` token types, `D` width (`O` for the other axis of a square
 kernel), `E` width of the tables, `H` heads, `K` head width, `F` feed-forward width, `C` classes of
 the sentence-pair head, `S` a single one, which our parameter may be without, `X` same or other
-segment; `N` layers, `G` groups of layers that share their parameters. Of T5: `B` buckets of relative
-positions, `I` feed-forward width if it is gated and `J` if not, `W` vocabulary if the logits have a
-kernel of their own; else these are 0. A family may have more of its own.
+segment; `N` layers, `G` groups of layers that share their parameters. Of T5: `B` buckets of
+relative positions, `I` feed-forward width if it is gated and `J` if not, `W` vocabulary if the
+logits have a kernel of their own; else these are 0. A family may have more of its own.
 """
 
 import math
