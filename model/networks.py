@@ -56,6 +56,8 @@ def build(config: Mapping, platform: str) -> nn.Module:
             f"config.model.groups={knobs.groups} groups nothing: set config.model.sharing to what "
             "the layers of a group share, or groups to 1."
         )
+    if network is encoder_decoder.EncoderDecoder:
+        encoder_decoder.check(knobs)
     if network is decoder.Decoder and knobs.table_width != knobs.width:
         raise errors.UserError(
             "config.model.embed_width is for encoders: leave it 0, for a decoder's tables are as "
