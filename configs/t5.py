@@ -102,6 +102,6 @@ def tiny(config):
     config.objective.logit_chunks = 1
     config.batch_size = 16
     config.total_steps = 700
-    config.optim.warmup_steps = 100
+    config.optim.warmup_steps = 400  # a step of 1 / sqrt(400) of each parameter's size
     config.evals.update(every=500, batches=0)
     config.checkpoint.every = 500
