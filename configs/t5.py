@@ -9,6 +9,9 @@ gated feed-forward networks, logits with a kernel of their own, no dropout.
 
 The objective is span corruption (section 3.3): 15 % of the tokens in spans of 3 on average. The
 ablations begin from i.i.d. masking instead: data.corruption.name=iid.
+
+`mixture=1` trains on the tasks of GLUE besides, as text, in proportion to their examples (section
+3.7, which mixes in all of its tasks); --config.data.path is GLUE's folder.
 """
 
 from configs import common
@@ -33,9 +36,20 @@ SIZES = {
 }
 
 
+# What the unsupervised text counts for in the mixture, in examples (section 3.7).
+EXAMPLES = {
+    "small": 710_000,
+    "base": 2_620_000,
+    "large": 8_660_000,
+    "3b": 33_500_000,
+    "11b": 133_000_000,
+}
+GLUE = ("cola", "sst-2", "mrpc", "sts-b", "qqp", "mnli", "qnli", "rte")
+
+
 def get_config(arg="base"):
-    """Returns the config; `arg` is `SIZE[,quick=1]`."""
-    args = common.parse_arg(arg, size="base", quick=False)
+    """Returns the config; `arg` is `SIZE[,mixture=1][,quick=1]`."""
+    args = common.parse_arg(arg, size="base", mixture=False, quick=False)
     size = common.pick_size(args.size, SIZES)
     config = common.base()
     config.model = dict(
@@ -85,6 +99,11 @@ def get_config(arg="base"):
     config.data.tokenizer.update(
         kind="sentencepiece", vocab_size=32100, lowercase=False, specials="t5", sentinels=100
     )
+    if args.mixture:
+        config.data.pipeline = "mixture"
+        config.data.mixture.update(
+            tasks=GLUE, unsupervised=EXAMPLES.get(args.size, EXAMPLES["small"])
+        )
     if args.size == "tiny":
         tiny(config)
     if args.quick:

@@ -277,6 +277,8 @@ class TextToText:
         )
         self.length = data.length
         self.raw, self.target_length = raw_length(self.corruption, self.numbers, data.length)
+        if data.pipeline == "mixture":  # rows of tasks must have the same shape
+            self.target_length = max(self.target_length, data.mixture.target_length)
         needed = self.corruption.most(self.raw, self.numbers)[2]
         if needed > len(self.numbers.sentinels):
             raise UserError(

@@ -16,9 +16,9 @@ import ml_collections
 import numpy as np
 
 from data_pipeline import corpus as corpora
-from data_pipeline import corruption, files, noise, rows, sources, tokenizers
+from data_pipeline import corruption, files, mixture, noise, rows, sources, tokenizers
 from data_pipeline import records as record_files
-from data_pipeline.tasks import TASKS, classification, glue
+from data_pipeline.tasks import TASKS, classification, glue, text_to_text
 from errors import UserError, one_of
 
 VERSION = 2  # of the example records; part of the name of their cache folder
@@ -26,6 +26,7 @@ PIPELINES = {
     "masked_lm": rows.MaskedLM,
     "causal_stream": rows.CausalStream,
     "corruption": corruption.TextToText,
+    "mixture": corruption.TextToText,  # and tasks in text
     "classification": classification.Classification,
 }
 
@@ -103,6 +104,9 @@ def prepare_data(
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
     if kind is classification.Classification:
         return _task_data(config, cache, tokenizer_dir, training)
+    if data.pipeline == "mixture" and not data.mixture.unsupervised:
+        tokenizer = _given_tokenizer(config, cache, tokenizer_dir, "data.mixture without text")
+        return _mixture_data(config, tokenizer, None, training)
     if not data.source:
         raise UserError(f"config.data.source is not set. {data.source_hint}.")
     source = sources.open_source(data.source, data.layout)
@@ -133,7 +137,37 @@ def prepare_data(
             f"{data.source} gives {len(train)} training rows, fewer than batch_size="
             f"{config.batch_size}: lower batch_size or data.length, or give more text."
         )
-    return Data(tokenizer, train, valid, corpus.manifest)
+    found = Data(tokenizer, train, valid, corpus.manifest)
+    return (
+        _mixture_data(config, tokenizer, found, training) if data.pipeline == "mixture" else found
+    )
+
+
+def _mixture_data(config, tokenizer, text, training):
+    """Mixes tasks, and the corrupted text where there is some, by their numbers of examples."""
+    data, chosen = config.data, config.data.mixture
+    if not chosen.tasks:
+        raise UserError("data.mixture.tasks is empty: name tasks, or set data.pipeline=corruption.")
+    if data.path is None:
+        raise UserError("data.path is not set: give the folder of GLUE.")
+    target = text.train.pipeline.target_length if text else chosen.target_length
+    parts = {"train": {}, "valid": {}}
+    for name in chosen.tasks:
+        form = text_to_text.FORMS[one_of("data.mixture.tasks", name, text_to_text.FORMS)]
+        pipeline = text_to_text.TextTask(form, tokenizer, data.length, target)
+        for split, found in parts.items():
+            if split == "valid" or training:
+                records = pipeline.write(glue.read(TASKS[name], data.path, split))
+                found[name] = Dataset(pipeline, records, config.seed, training=split == "train")
+    weights = {name: min(len(part), chosen.limit) for name, part in parts["train"].items()}
+    if text:
+        parts["train"]["text"], parts["valid"]["text"] = text.train, text.valid
+        weights["text"] = chosen.unsupervised
+    train, valid = (
+        mixture.Mixture(found, weights, config.seed, training=split == "train")
+        for split, found in parts.items()
+    )
+    return Data(tokenizer, train if training else None, valid, text.manifest if text else {})
 
 
 def _task_data(config, cache, tokenizer_dir, training):
@@ -148,14 +182,7 @@ def _task_data(config, cache, tokenizer_dir, training):
         )
     if data.path is None:
         raise UserError(f"data.path is not set: give the folder of {task.folder} or of GLUE.")
-    own = tokenizer_dir and (pathlib.Path(tokenizer_dir) / "tokenizer_config.json").exists()
-    if data.tokenizer.path is None and not own:
-        raise UserError(
-            f"The task {data.task} brings no vocabulary: set config.init_from to the model that is "
-            "fine-tuned, or data.tokenizer.path."
-        )
-    tokenizer = _tokenizer(None, data.tokenizer, cache, tokenizer_dir, None)
-    _check_vocabulary(tokenizer, config)
+    tokenizer = _given_tokenizer(config, cache, tokenizer_dir, f"The task {data.task}")
     pipeline = classification.Classification(data, tokenizer)
 
     def dataset(split, path):
@@ -169,6 +196,19 @@ def _task_data(config, cache, tokenizer_dir, training):
             f"{config.batch_size}: lower batch_size."
         )
     return Data(tokenizer, train, dataset("valid", data.path), {})
+
+
+def _given_tokenizer(config, cache, directory, what):
+    """Returns the vocabulary of the run or the config, where no text is there to train one on."""
+    own = directory and (pathlib.Path(directory) / "tokenizer_config.json").exists()
+    if config.data.tokenizer.path is None and not own:
+        raise UserError(
+            f"{what} brings no vocabulary: set config.init_from to the model that is fine-tuned, "
+            "or data.tokenizer.path."
+        )
+    tokenizer = _tokenizer(None, config.data.tokenizer, cache, directory, None)
+    _check_vocabulary(tokenizer, config)
+    return tokenizer
 
 
 def _tokenizer(source, config, cache, directory, progress):

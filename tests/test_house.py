@@ -29,7 +29,7 @@ FLOORS = {
     "scripts": 8,
     "train": 8,
 }
-SAME_FLOOR = {"model.attention": {"model.layers"}}
+SAME_FLOOR = {"model.attention": {"model.layers"}, "model.positions": {"model.layers"}}
 FILES = [
     path
     for path in sorted(ROOT.rglob("*.py"))
