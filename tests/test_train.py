@@ -180,10 +180,11 @@ def encoder_config(page, cache, arg="", **overrides):
         ("electra", "", {"model.embed_width": 16}),
         ("distilbert", "", {"model.depth": 1}),
         ("tinybert", "", {"model.depth": 1}),
+        ("t5", "", {"optim.lr": 1.0}),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_a_tiny_one_of_every_encoder_trains(page, arg, overrides, cache, tmp_path, request):
+def test_a_tiny_one_of_every_page_trains(page, arg, overrides, cache, tmp_path, request):
     """From text to a checkpoint: the loss of the last steps is below that of the first."""
     c = encoder_config(page, cache, arg, **overrides)
     if "teacher" in c.objective:

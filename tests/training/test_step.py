@@ -199,6 +199,7 @@ def test_the_weights_of_microbatches_cost_no_second_forward_pass(devices):
 GOLDEN = {  # loss and gradient norm of the first three steps, recorded on the CPU in float32
     "bert": [[5.258455, 1.348077], [5.266364, 1.35473], [5.055609, 1.152144]],
     "gpt2": [[4.575576, 0.815593], [4.577269, 0.832594], [4.531439, 0.745584]],
+    "t5": [[5.169693, 2.089489], [5.19644, 1.992873], [5.123323, 1.994376]],
 }
 
 
