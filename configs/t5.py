@@ -73,8 +73,8 @@ def get_config(arg="base"):
         dtype="bfloat16",
         remat="dots",
     )
-    for name in ("attention_dropout", "mlp_dropout"):
-        config.model[name] = config.model.get_ref("dropout")
+    for name in ("attention_dropout", "mlp_dropout"):  # one rate, unless they are set
+        config.model[name] = 1.0 * config.model.get_ref("dropout")
     config.objective = dict(name="seq2seq_lm", logit_chunks=8, weights=dict(z_loss=1e-4))
 
     # Section 3.7; the baseline of the ablations (section 3.1) takes 2^19 steps of 128 rows.
