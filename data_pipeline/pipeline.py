@@ -137,10 +137,10 @@ def prepare_data(
             f"{data.source} gives {len(train)} training rows, fewer than batch_size="
             f"{config.batch_size}: lower batch_size or data.length, or give more text."
         )
-    found = Data(tokenizer, train, valid, corpus.manifest)
-    return (
-        _mixture_data(config, tokenizer, found, training) if data.pipeline == "mixture" else found
-    )
+    text = Data(tokenizer, train, valid, corpus.manifest)
+    if data.pipeline == "mixture":
+        return _mixture_data(config, tokenizer, text, training)
+    return text
 
 
 def _mixture_data(config, tokenizer, text, training):

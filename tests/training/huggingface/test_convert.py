@@ -86,6 +86,7 @@ def test_absent_heads_are_made_anew_and_told(tmp_path, published, capsys):
     assert not found["classifier"]["dense"]["bias"].any()
 
 
+@pytest.mark.parametrize("family", KINDS, indirect=True)
 def test_transformers_reads_our_vocabulary(published, family):
     transformers = pytest.importorskip("transformers")
     folder, _ = published
@@ -97,7 +98,13 @@ def test_transformers_reads_our_vocabulary(published, family):
     if family == "bert":
         assert config.pad_token_id == theirs.pad_token_id == ours.pad_id
     else:
-        assert config.eos_token_id == config.bos_token_id == theirs.eos_token_id == ours.eot_id
+        assert config.eos_token_id == theirs.eos_token_id == ours.eot_id
+    if family == "gpt2":
+        assert config.bos_token_id == ours.eot_id
+    if family == "t5":
+        text = "the <extra_id_3> fox"
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ids == ours.encode_with_sentinels(text) and len(theirs) == ours.vocab_size
 
 
 def test_we_read_the_vocabulary_that_transformers_5_writes(tmp_path, published):
