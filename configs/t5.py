@@ -109,6 +109,7 @@ def get_config(arg="base"):
     if args.quick:
         common.quick(config)
         config.model.update(head_size=32, mlp_width=256)
+        config.optim.lr = 0.1  # 1 / sqrt(5) of a parameter's size is too much for a step
     return config
 
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from data_pipeline import formats, noise, packing, tokenizers
 from errors import UserError, one_of
-
-START = 0  # the decoder's first token: the padding (T5's code)
+from model import batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +73,8 @@ def random_tokens(lengths, width, keys, numbers):
 
     T5's code draws for each token by itself (iid_noise_mask); a fixed number bounds the target.
     """
-    columns = np.arange(width)
-    draws = noise.random_bits(keys, width) >> np.uint64(1)
-    draws[columns >= lengths[:, None]] = np.iinfo(np.uint64).max
-    ranks = np.argsort(np.argsort(draws, axis=1, kind="stable"), axis=1)
-    return ranks < numbers.noise(lengths)[:, None]
+    order = _random_order(keys, np.arange(width) < lengths[:, None])
+    return np.argsort(order, axis=1) < numbers.noise(lengths)[:, None]
 
 
 def random_suffix(lengths, width, keys, numbers):
@@ -92,13 +88,18 @@ def random_suffix(lengths, width, keys, numbers):
 def _partition(total, parts, keys):
     """Returns sizes [B K] of `parts` [B] parts, none empty, that sum to `total` [B]; then 0s."""
     gaps = np.arange(1, total.max())  # a cut before token 1, 2, ...
-    draws = noise.random_bits(keys, len(gaps)) >> np.uint64(1)
-    draws[gaps >= total[:, None]] = np.iinfo(np.uint64).max
-    ranks = np.argsort(np.argsort(draws, axis=1, kind="stable"), axis=1)
+    ranks = np.argsort(_random_order(keys, gaps < total[:, None]), axis=1)
     cuts = np.sort(np.where(ranks < parts[:, None] - 1, gaps, total[:, None]), axis=1)
     cuts = cuts[:, : parts.max() - 1]
     ends = np.concatenate([cuts, total[:, None]], axis=1)
     return np.diff(ends, axis=1, prepend=0)
+
+
+def _random_order(keys, real):
+    """Returns places [B R] in random order, those that are not `real` behind all others."""
+    draws = noise.random_bits(keys, real.shape[1]) >> np.uint64(1)
+    draws[~real] = np.iinfo(np.uint64).max
+    return np.argsort(draws, axis=1, kind="stable")
 
 
 # Views: (text, numbers) -> tokens [B R], and which of them stay, [B R] bool
@@ -147,9 +148,7 @@ def masked_or_random(text, numbers):
 def shuffled(text, numbers):
     """All tokens in random order."""
     del numbers
-    draws = noise.random_bits(text.keys, text.tokens.shape[1]) >> np.uint64(1)
-    draws[~text.real] = np.iinfo(np.uint64).max
-    order = np.argsort(draws, axis=1, kind="stable")
+    order = _random_order(text.keys, text.real)
     return np.take_along_axis(text.tokens, order, axis=1), text.real
 
 
@@ -331,11 +330,11 @@ def compress(tokens, kept, width, eot_id, pad_id):
 def text_to_text(inputs, targets):
     """Returns the fields of a batch from (tokens, real) of inputs [B T] and targets [B U]."""
     (tokens, real), (words, said) = inputs, targets
-    shifted = np.pad(words[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+    shifted = np.pad(words[:, :-1], ((0, 0), (1, 0)), constant_values=batch.START)
     return {
         "tokens": tokens,
         "segment_ids": real.astype(np.int32),
-        "decoder_tokens": np.where(said, shifted, START).astype(np.int32),
+        "decoder_tokens": np.where(said, shifted, batch.START).astype(np.int32),
         "decoder_segment_ids": said.astype(np.int32),
         "targets": words,
         "weights": said.astype(np.float32),

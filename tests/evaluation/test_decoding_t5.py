@@ -8,8 +8,8 @@ import tiny
 
 from errors import UserError
 from evaluation import decoding
+from model import batch as batch_lib
 from model import objectives
-from model.objectives import seq2seq_lm
 
 PROMPTS = [[5, 9, 2, 7, 7], [3], [8, 1, 30, 12, 4, 4, 31, 22, 9, 10, 11, 2, 6], [39, 38]]
 EOS = 1
@@ -44,7 +44,7 @@ def slow_answer(model, prompt, max_tokens):
         logits = objective.apply({"params": params}, batch, method="predict")["logits"]
         return logits[0, count - 1]
 
-    tokens = [seq2seq_lm.START]
+    tokens = [batch_lib.START]
     while len(tokens) <= max_tokens:
         padded = np.zeros((1, room), np.int32)
         padded[0, : len(tokens)] = tokens
