@@ -191,9 +191,14 @@ def _tokens_dropped(length, numbers):
     return length - count, count, 0
 
 
-def _whole(length, numbers):
+def _tokens_masked(length, numbers):
     del numbers
     return length, length, 1
+
+
+def _tokens_moved(length, numbers):
+    del numbers
+    return length, length, 0
 
 
 def _split(length, numbers):
@@ -207,9 +212,9 @@ CORRUPTIONS = {
     "iid": Corruption(random_tokens, with_sentinels, only_noise_with_sentinels, _tokens_replaced),
     "drop_tokens": Corruption(random_tokens, without_noise, only_noise, _tokens_dropped),
     "prefix_lm": Corruption(random_suffix, without_noise, only_noise, _split),
-    "bert_style": Corruption(random_tokens, masked_or_random, everything, _whole),
-    "mass_style": Corruption(random_tokens, masked, everything, _whole),
-    "deshuffling": Corruption(random_tokens, shuffled, everything, _whole),
+    "bert_style": Corruption(random_tokens, masked_or_random, everything, _tokens_masked),
+    "mass_style": Corruption(random_tokens, masked, everything, _tokens_masked),
+    "deshuffling": Corruption(random_tokens, shuffled, everything, _tokens_moved),
 }
 
 
@@ -252,8 +257,8 @@ class TextToText:
         name = one_of("data.corruption.name", settings.name, CORRUPTIONS)
         if None in (tokenizer.eot_id, tokenizer.pad_id):
             raise UserError(
-                f"data.pipeline=corruption needs tokens for padding and the end of text, which the "
-                f"{tokenizer.kind} vocabulary lacks: set data.tokenizer.kind=sentencepiece and "
+                f"data.pipeline={data.pipeline} needs tokens for padding and the end of text, which "
+                f"the {tokenizer.kind} vocabulary lacks: set data.tokenizer.kind=sentencepiece and "
                 "data.tokenizer.specials=t5."
             )
         if data.length < 8:
@@ -264,8 +269,8 @@ class TextToText:
             )
         if data.packing:
             raise UserError(
-                "data.pipeline=corruption fills its rows: set data.packing=False, there is nothing "
-                "to pack."
+                f"data.pipeline={data.pipeline} fills its rows: set data.packing=False, there is "
+                "nothing to pack."
             )
         self.corruption = CORRUPTIONS[name]
         self.numbers = Numbers(
