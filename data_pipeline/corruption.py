@@ -257,7 +257,7 @@ class TextToText:
         name = one_of("data.corruption.name", settings.name, CORRUPTIONS)
         if None in (tokenizer.eot_id, tokenizer.pad_id):
             raise UserError(
-                f"data.pipeline={data.pipeline} needs tokens for padding and the end of text, which "
+                f"data.pipeline={data.pipeline} needs tokens for padding and end of text, which "
                 f"the {tokenizer.kind} vocabulary lacks: set data.tokenizer.kind=sentencepiece and "
                 "data.tokenizer.specials=t5."
             )
