@@ -131,6 +131,15 @@ def data() -> ml_collections.ConfigDict:
             "mean_span": 3.0,  # tokens in a row that are corrupted together, on average
         }
     )
+    # several tasks as text, by the number of their examples (T5), see data_pipeline/mixture.py
+    config.mixture = ml_collections.ConfigDict(
+        {
+            "tasks": (),  # of data_pipeline/tasks/text_to_text.py, in the folder data.path
+            "limit": 2**19,  # no task counts for more examples than this
+            "unsupervised": 0,  # what corrupted text counts for; 0: there is none
+            "target_length": 84,  # tokens of a target; more, where corrupted text needs it
+        }
+    )
     # a stream of concatenated documents (GPT)
     config.stream = ml_collections.ConfigDict(
         {

@@ -9,6 +9,9 @@ gated feed-forward networks, logits with a kernel of their own, no dropout.
 
 The objective is span corruption (section 3.3): 15 % of the tokens in spans of 3 on average. The
 ablations begin from i.i.d. masking instead: data.corruption.name=iid.
+
+`mixture=1` trains on the tasks of GLUE besides, as text, in proportion to their examples (section
+3.7, which mixes in all of its tasks); --config.data.path is GLUE's folder.
 """
 
 from configs import common
@@ -33,9 +36,20 @@ SIZES = {
 }
 
 
+# What the unsupervised text counts for in the mixture, in examples (section 3.7).
+EXAMPLES = {
+    "small": 710_000,
+    "base": 2_620_000,
+    "large": 8_660_000,
+    "3b": 33_500_000,
+    "11b": 133_000_000,
+}
+GLUE = ("cola", "sst-2", "mrpc", "sts-b", "qqp", "mnli", "qnli", "rte")
+
+
 def get_config(arg="base"):
-    """Returns the config; `arg` is `SIZE[,quick=1]`."""
-    args = common.parse_arg(arg, size="base", quick=False)
+    """Returns the config; `arg` is `SIZE[,mixture=1][,quick=1]`."""
+    args = common.parse_arg(arg, size="base", mixture=False, quick=False)
     size = common.pick_size(args.size, SIZES)
     config = common.base()
     config.model = dict(
@@ -59,8 +73,8 @@ def get_config(arg="base"):
         dtype="bfloat16",
         remat="dots",
     )
-    for name in ("attention_dropout", "mlp_dropout"):
-        config.model[name] = config.model.get_ref("dropout")
+    for name in ("attention_dropout", "mlp_dropout"):  # one rate, unless they are set
+        config.model[name] = 1.0 * config.model.get_ref("dropout")
     config.objective = dict(name="seq2seq_lm", logit_chunks=8, weights=dict(z_loss=1e-4))
 
     # Section 3.7; the baseline of the ablations (section 3.1) takes 2^19 steps of 128 rows.
@@ -85,11 +99,17 @@ def get_config(arg="base"):
     config.data.tokenizer.update(
         kind="sentencepiece", vocab_size=32100, lowercase=False, specials="t5", sentinels=100
     )
+    if args.mixture:
+        config.data.pipeline = "mixture"
+        config.data.mixture.update(
+            tasks=GLUE, unsupervised=EXAMPLES.get(args.size, EXAMPLES["small"])
+        )
     if args.size == "tiny":
         tiny(config)
     if args.quick:
         common.quick(config)
         config.model.update(head_size=32, mlp_width=256)
+        config.optim.lr = 0.1  # 1 / sqrt(5) of a parameter's size is too much for a step
     return config
 
 
@@ -102,6 +122,7 @@ def tiny(config):
     config.objective.logit_chunks = 1
     config.batch_size = 16
     config.total_steps = 700
-    config.optim.warmup_steps = 100
+    # 0.025 for 400 steps: larger than the paper's 0.01, for the run is short.
+    config.optim.update(lr=0.5, warmup_steps=400)
     config.evals.update(every=500, batches=0)
     config.checkpoint.every = 500

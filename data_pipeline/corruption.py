@@ -14,8 +14,7 @@ import numpy as np
 
 from data_pipeline import formats, noise, packing, tokenizers
 from errors import UserError, one_of
-
-START = 0  # the decoder's first token: the padding (T5's code)
+from model import batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +73,8 @@ def random_tokens(lengths, width, keys, numbers):
 
     T5's code draws for each token by itself (iid_noise_mask); a fixed number bounds the target.
     """
-    columns = np.arange(width)
-    draws = noise.random_bits(keys, width) >> np.uint64(1)
-    draws[columns >= lengths[:, None]] = np.iinfo(np.uint64).max
-    ranks = np.argsort(np.argsort(draws, axis=1, kind="stable"), axis=1)
-    return ranks < numbers.noise(lengths)[:, None]
+    order = _random_order(keys, np.arange(width) < lengths[:, None])
+    return np.argsort(order, axis=1) < numbers.noise(lengths)[:, None]
 
 
 def random_suffix(lengths, width, keys, numbers):
@@ -92,13 +88,18 @@ def random_suffix(lengths, width, keys, numbers):
 def _partition(total, parts, keys):
     """Returns sizes [B K] of `parts` [B] parts, none empty, that sum to `total` [B]; then 0s."""
     gaps = np.arange(1, total.max())  # a cut before token 1, 2, ...
-    draws = noise.random_bits(keys, len(gaps)) >> np.uint64(1)
-    draws[gaps >= total[:, None]] = np.iinfo(np.uint64).max
-    ranks = np.argsort(np.argsort(draws, axis=1, kind="stable"), axis=1)
+    ranks = np.argsort(_random_order(keys, gaps < total[:, None]), axis=1)
     cuts = np.sort(np.where(ranks < parts[:, None] - 1, gaps, total[:, None]), axis=1)
     cuts = cuts[:, : parts.max() - 1]
     ends = np.concatenate([cuts, total[:, None]], axis=1)
     return np.diff(ends, axis=1, prepend=0)
+
+
+def _random_order(keys, real):
+    """Returns places [B R] in random order, those that are not `real` behind all others."""
+    draws = noise.random_bits(keys, real.shape[1]) >> np.uint64(1)
+    draws[~real] = np.iinfo(np.uint64).max
+    return np.argsort(draws, axis=1, kind="stable")
 
 
 # Views: (text, numbers) -> tokens [B R], and which of them stay, [B R] bool
@@ -147,9 +148,7 @@ def masked_or_random(text, numbers):
 def shuffled(text, numbers):
     """All tokens in random order."""
     del numbers
-    draws = noise.random_bits(text.keys, text.tokens.shape[1]) >> np.uint64(1)
-    draws[~text.real] = np.iinfo(np.uint64).max
-    order = np.argsort(draws, axis=1, kind="stable")
+    order = _random_order(text.keys, text.real)
     return np.take_along_axis(text.tokens, order, axis=1), text.real
 
 
@@ -192,9 +191,14 @@ def _tokens_dropped(length, numbers):
     return length - count, count, 0
 
 
-def _whole(length, numbers):
+def _tokens_masked(length, numbers):
     del numbers
     return length, length, 1
+
+
+def _tokens_moved(length, numbers):
+    del numbers
+    return length, length, 0
 
 
 def _split(length, numbers):
@@ -208,9 +212,9 @@ CORRUPTIONS = {
     "iid": Corruption(random_tokens, with_sentinels, only_noise_with_sentinels, _tokens_replaced),
     "drop_tokens": Corruption(random_tokens, without_noise, only_noise, _tokens_dropped),
     "prefix_lm": Corruption(random_suffix, without_noise, only_noise, _split),
-    "bert_style": Corruption(random_tokens, masked_or_random, everything, _whole),
-    "mass_style": Corruption(random_tokens, masked, everything, _whole),
-    "deshuffling": Corruption(random_tokens, shuffled, everything, _whole),
+    "bert_style": Corruption(random_tokens, masked_or_random, everything, _tokens_masked),
+    "mass_style": Corruption(random_tokens, masked, everything, _tokens_masked),
+    "deshuffling": Corruption(random_tokens, shuffled, everything, _tokens_moved),
 }
 
 
@@ -253,8 +257,8 @@ class TextToText:
         name = one_of("data.corruption.name", settings.name, CORRUPTIONS)
         if None in (tokenizer.eot_id, tokenizer.pad_id):
             raise UserError(
-                f"data.pipeline=corruption needs tokens for padding and the end of text, which the "
-                f"{tokenizer.kind} vocabulary lacks: set data.tokenizer.kind=sentencepiece and "
+                f"data.pipeline={data.pipeline} needs tokens for padding and end of text, which "
+                f"the {tokenizer.kind} vocabulary lacks: set data.tokenizer.kind=sentencepiece and "
                 "data.tokenizer.specials=t5."
             )
         if data.length < 8:
@@ -265,8 +269,8 @@ class TextToText:
             )
         if data.packing:
             raise UserError(
-                "data.pipeline=corruption fills its rows: set data.packing=False, there is nothing "
-                "to pack."
+                f"data.pipeline={data.pipeline} fills its rows: set data.packing=False, there is "
+                "nothing to pack."
             )
         self.corruption = CORRUPTIONS[name]
         self.numbers = Numbers(
@@ -277,6 +281,8 @@ class TextToText:
         )
         self.length = data.length
         self.raw, self.target_length = raw_length(self.corruption, self.numbers, data.length)
+        if data.pipeline == "mixture":  # rows of tasks must have the same shape
+            self.target_length = max(self.target_length, data.mixture.target_length)
         needed = self.corruption.most(self.raw, self.numbers)[2]
         if needed > len(self.numbers.sentinels):
             raise UserError(
@@ -329,11 +335,11 @@ def compress(tokens, kept, width, eot_id, pad_id):
 def text_to_text(inputs, targets):
     """Returns the fields of a batch from (tokens, real) of inputs [B T] and targets [B U]."""
     (tokens, real), (words, said) = inputs, targets
-    shifted = np.pad(words[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+    shifted = np.pad(words[:, :-1], ((0, 0), (1, 0)), constant_values=batch.START)
     return {
         "tokens": tokens,
         "segment_ids": real.astype(np.int32),
-        "decoder_tokens": np.where(said, shifted, START).astype(np.int32),
+        "decoder_tokens": np.where(said, shifted, batch.START).astype(np.int32),
         "decoder_segment_ids": said.astype(np.int32),
         "targets": words,
         "weights": said.astype(np.float32),

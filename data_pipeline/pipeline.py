@@ -19,6 +19,7 @@ from data_pipeline import corpus as corpora
 from data_pipeline import (
     corruption,
     files,
+    mixture,
     noise,
     permutation,
     rows,
@@ -28,7 +29,7 @@ from data_pipeline import (
     tokenizers,
 )
 from data_pipeline import records as record_files
-from data_pipeline.tasks import TASKS, classification, glue, gpt
+from data_pipeline.tasks import TASKS, classification, glue, gpt, text_to_text
 from errors import UserError, one_of
 
 VERSION = 2  # of the example records; part of the name of their cache folder
@@ -37,6 +38,7 @@ PIPELINES = {
     "causal_stream": rows.CausalStream,
     "corruption": corruption.TextToText,
     "permutation_lm": permutation.PermutationLM,
+    "mixture": corruption.TextToText,  # and tasks in text
     "classification": classification.Classification,
     "gpt_classification": gpt.GptClassification,
     **textless.PIPELINES,
@@ -116,6 +118,9 @@ def prepare_data(
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
     if issubclass(kind, classification.Classification):
         return _task_data(kind, config, cache, tokenizer_dir, training)
+    if data.pipeline == "mixture" and not data.mixture.unsupervised:
+        tokenizer = _given_tokenizer(config, cache, tokenizer_dir, "data.mixture without text")
+        return _mixture_data(config, tokenizer, None, training)
     if data.pipeline == "copy":
         return _textless_data(config, kind, tokenizer_dir)
     if not data.source:
@@ -150,7 +155,37 @@ def prepare_data(
             f"{data.source} gives {len(train)} training rows, fewer than batch_size="
             f"{config.batch_size}: lower batch_size or data.length, or give more text."
         )
-    return Data(tokenizer, train, valid, corpus.manifest)
+    text = Data(tokenizer, train, valid, corpus.manifest)
+    if data.pipeline == "mixture":
+        return _mixture_data(config, tokenizer, text, training)
+    return text
+
+
+def _mixture_data(config, tokenizer, text, training):
+    """Mixes tasks, and the corrupted text where there is some, by their numbers of examples."""
+    data, chosen = config.data, config.data.mixture
+    if not chosen.tasks:
+        raise UserError("data.mixture.tasks is empty: name tasks, or set data.pipeline=corruption.")
+    if data.path is None:
+        raise UserError("data.path is not set: give the folder of GLUE.")
+    target = text.train.pipeline.target_length if text else chosen.target_length
+    parts = {"train": {}, "valid": {}}
+    for name in chosen.tasks:
+        form = text_to_text.FORMS[one_of("data.mixture.tasks", name, text_to_text.FORMS)]
+        pipeline = text_to_text.TextTask(form, tokenizer, data.length, target)
+        for split, found in parts.items():
+            if split == "valid" or training:
+                records = pipeline.write(glue.read(TASKS[name], data.path, split))
+                found[name] = Dataset(pipeline, records, config.seed, training=split == "train")
+    weights = {name: min(len(part), chosen.limit) for name, part in parts["train"].items()}
+    if text:
+        parts["train"]["text"], parts["valid"]["text"] = text.train, text.valid
+        weights["text"] = chosen.unsupervised
+    train, valid = (
+        mixture.Mixture(found, weights, config.seed, training=split == "train")
+        for split, found in parts.items()
+    )
+    return Data(tokenizer, train if training else None, valid, text.manifest if text else {})
 
 
 def _task_data(kind, config, cache, tokenizer_dir, training):
@@ -165,14 +200,8 @@ def _task_data(kind, config, cache, tokenizer_dir, training):
         )
     if data.path is None:
         raise UserError(f"data.path is not set: give the folder of {task.folder} or of GLUE.")
-    own = tokenizer_dir and (pathlib.Path(tokenizer_dir) / "tokenizer_config.json").exists()
-    if data.tokenizer.path is None and not own:
-        raise UserError(
-            f"The task {data.task} brings no vocabulary: set config.init_from to the model that is "
-            "fine-tuned, or data.tokenizer.path."
-        )
-    tokenizer = _tokenizer(None, data.tokenizer, cache, tokenizer_dir, None, kind.adapt)
-    _check_vocabulary(tokenizer, config)
+    what = f"The task {data.task}"
+    tokenizer = _given_tokenizer(config, cache, tokenizer_dir, what, kind.adapt)
     pipeline = kind(data, tokenizer)
 
     def dataset(split, path):
@@ -210,6 +239,19 @@ def _textless_data(config, kind, tokenizer_dir):
             f"{config.batch_size}: lower batch_size, or give more images."
         )
     return Data(tokenizer, train, valid, {})
+
+
+def _given_tokenizer(config, cache, directory, what, adapt=lambda tokenizer: tokenizer):
+    """Returns the vocabulary of the run or the config, where no text is there to train one on."""
+    own = directory and (pathlib.Path(directory) / "tokenizer_config.json").exists()
+    if config.data.tokenizer.path is None and not own:
+        raise UserError(
+            f"{what} brings no vocabulary: set config.init_from to the model that is fine-tuned, "
+            "or data.tokenizer.path."
+        )
+    tokenizer = _tokenizer(None, config.data.tokenizer, cache, directory, None, adapt)
+    _check_vocabulary(tokenizer, config)
+    return tokenizer
 
 
 def _tokenizer(source, config, cache, directory, progress, adapt=lambda tokenizer: tokenizer):

@@ -18,6 +18,8 @@ class Field(NamedTuple):
     dtype: type
 
 
+START = 0  # the decoder's first token: T5's padding (released code)
+
 FIELDS: dict[str, Field] = {
     "tokens": Field("BT", np.int32),
     "token_types": Field("BT", np.int32),  # 0 for [CLS] A [SEP], 1 for B [SEP]
@@ -28,7 +30,7 @@ FIELDS: dict[str, Field] = {
     "masked_positions": Field("BP", np.int32),  # where the predictions are; padded with 0
     "targets": Field("BP", np.int32),  # the token to predict; for a decoder P is T
     "weights": Field("BP", np.float32),  # 1 for a real prediction, 0 for padding
-    "decoder_tokens": Field("BP", np.int32),  # the targets, shifted right behind a start token
+    "decoder_tokens": Field("BP", np.int32),  # the targets, shifted right behind START
     "decoder_segment_ids": Field("BP", np.int32),  # as segment_ids
     "pair_positions": Field(
         "BG", np.int32

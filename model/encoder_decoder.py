@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+import errors
 from model import attention, layers, positions, stack, transformer
 
 
@@ -20,6 +21,31 @@ class Config(transformer.TransformerConfig):
     relative_distance: int = 128  # from here on all distances are one bucket
     embed_init_std: float = 1.0  # of the token table
     tied: bool = True  # logits by the token table, of scaled hidden states; else by a kernel
+
+
+def check(config: Config) -> None:
+    """Refuses what has no meaning here.
+
+    Raises:
+      UserError: naming the knob.
+    """
+    unused = ("token_types", "embed_width", "causal")
+    if wrong := [name for name in unused if getattr(config, name)]:
+        raise errors.UserError(
+            f"config.model.{wrong[0]}={getattr(config, wrong[0])} means nothing to an "
+            "encoder_decoder: leave it out."
+        )
+    buckets, distance = config.relative_buckets, config.relative_distance
+    if buckets < 4 or buckets % 4:
+        raise errors.UserError(
+            f"config.model.relative_buckets={buckets} must be a multiple of 4: half of them for "
+            "either side, and half of those for one distance each."
+        )
+    if distance <= buckets // 2:
+        raise errors.UserError(
+            f"config.model.relative_distance={distance} must be above half of relative_buckets, "
+            f"{buckets // 2}."
+        )
 
 
 class Side(nn.Module):

@@ -70,6 +70,8 @@ def build(config: Mapping, platform: str) -> nn.Module:
         raise errors.UserError(
             f"config.model.bands={bands} is for decoders: leave it (0,) in other networks."
         )
+    if network is encoder_decoder.EncoderDecoder:
+        encoder_decoder.check(knobs)
     if network is decoder.Decoder and knobs.table_width != knobs.width:
         raise errors.UserError(
             "config.model.embed_width is for encoders: leave it 0, for a decoder's tables are as "

@@ -197,10 +197,11 @@ HALVES = {f"data.permutation.{name}": 16 for name in ("reuse", "block", "memory"
         ("xlnet", "", HALVES),
         ("xlnet", ",objective=masked_lm", HALVES),
         ("reformer", "", {"optim.lr": 1e-2}),
+        ("t5", "", {"optim.lr": 1.0}),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_a_tiny_one_of_every_encoder_trains(page, arg, overrides, cache, tmp_path, request):
+def test_a_tiny_one_of_every_page_trains(page, arg, overrides, cache, tmp_path, request):
     """From text to a checkpoint: the loss of the last steps is below that of the first."""
     c = encoder_config(page, cache, arg, **overrides)
     if "teacher" in c.objective:

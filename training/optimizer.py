@@ -350,7 +350,7 @@ def scale_by_layer_decay(decay: float) -> optax.GradientTransformation:
             if "/blocks/" in path:
                 k = len(u) + 1 - jnp.arange(len(u), dtype=jnp.float32)
                 return u * (decay**k).reshape(-1, *[1] * (u.ndim - 1))
-            embeds = re.search(r"/(embedder|embed_norm|project)/", path)
+            embeds = re.search(r"/(embedder|embed_norm|project|tokens)/", path)
             return u * decay ** (N + 2) if embeds else u
 
         return map_with_path(scale, updates), state

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from model import attention, encoder_decoder, losses
-
-START = 0  # what the first target is predicted from: the padding token (T5's code)
+from model import batch as batch_lib
 
 
 class Seq2SeqLM(nn.Module):
@@ -66,7 +65,7 @@ class Seq2SeqLM(nn.Module):
           batch: the prompts: tokens and segment_ids [B T].
           room: most new tokens.
         """
-        start = jnp.full(len(batch["tokens"]), START, jnp.int32)
+        start = jnp.full(len(batch["tokens"]), batch_lib.START, jnp.int32)
         return self.network.begin(batch, room), start, jnp.zeros_like(start)
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:

@@ -106,7 +106,7 @@ def test_input_and_target_hold_the_text(name, length, rate, mean_span, shares, s
         if name == "spans":
             assert inputs[0] == text[0] and targets[0] == vocabulary.sentinel_ids[0]
             assert inputs[-1] in vocabulary.sentinel_ids  # it ends with noise
-        shifted = [corruption.START, *targets]
+        shifted = [batches.START, *targets]
         assert rows["decoder_tokens"][i][: len(shifted)].tolist() == shifted
 
 

@@ -252,6 +252,32 @@ def test_trained_sentencepiece_is_laid_out_as_published(specials, ids):
         assert all(t.token_to_id(c) for c in '().-–£€"')
 
 
+def test_sentinels_are_the_last_ids_and_are_found_where_asked_only(tmp_path):
+    t = tokenizer_training.train("sentencepiece", TEXTS, 300, True, "t5", 20)
+    plain = tokenizer_training.train("sentencepiece", TEXTS, 280, True, "t5")
+    assert t.vocab_size == plain.vocab_size + 20 and t.fingerprint != plain.fingerprint
+    assert t.sentinel_ids == tuple(range(t.vocab_size - 1, t.vocab_size - 21, -1))
+    assert t.id_to_token(t.vocab_size - 1) == "<extra_id_0>"
+    word = TEXTS[0].split()[0].lower()
+    ids = t.encode_with_sentinels(f"{word} <extra_id_3> {word}")
+    assert ids == [*t.encode(word), t.sentinel_ids[3], *t.encode(word)]
+    assert t.decode(ids) == f"{word} <extra_id_3> {word}"
+    assert not set(t.encode("<extra_id_3>")) & set(t.sentinel_ids)
+    with pytest.raises(UserError, match="has 20 sentinels.* no <extra_id_20>"):
+        t.encode_with_sentinels("<extra_id_20>")
+
+    t.save(tmp_path)
+    for again in (tokenizers.load(tmp_path), pickle.loads(pickle.dumps(t))):
+        assert again.fingerprint == t.fingerprint and again.sentinel_ids == t.sentinel_ids
+    with pytest.raises(UserError, match="has 20 sentinels: set the tokenizer's sentinels to 20"):
+        tokenizers.load(tmp_path, sentinels=100)
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert tokenizers.load(tmp_path, lowercase=True).fingerprint == plain.fingerprint
+    assert tokenizers.load(tmp_path, None, True, 20).fingerprint == t.fingerprint
+    with pytest.raises(UserError, match="sentinels=20 must be 0"):
+        tokenizer_training.train("byte_bpe", TEXTS, 300, False, "", 20)
+
+
 @pytest.mark.parametrize("kind, specials", [("wordpiece", "roberta"), ("byte_bpe", "bert")])
 def test_specials_of_another_kind_are_refused(kind, specials):
     with pytest.raises(UserError, match="choose one of roberta"):

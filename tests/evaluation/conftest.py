@@ -108,6 +108,15 @@ def gpt_workdir(make_workdir, byte_bpe):
 
 
 @pytest.fixture(scope="session")
+def t5_workdir(make_workdir):
+    """A T5 at step 1, with 20 sentinels in its vocabulary."""
+    tokenizer = tokenizer_training.train("sentencepiece", [TEXT] * 4, 280, False, "t5", 20)
+    sizes = SIZES | {"model.vocab_size": tokenizer.vocab_size + 3, "data.tokenizer.sentinels": 20}
+    config = tiny.config("t5", **sizes)
+    return make_workdir(config, tokenizer, {1: (random_model(config)[1], None)})
+
+
+@pytest.fixture(scope="session")
 def bert_workdir(make_workdir, bert_config, bert, wordpiece):
     """A BERT at step 1."""
     return make_workdir(bert_config, wordpiece, {1: (bert[1], None)})

@@ -8,8 +8,8 @@ import tiny
 
 from errors import UserError
 from evaluation import decoding
+from model import batch as batch_lib
 from model import objectives
-from model.objectives import seq2seq_lm
 
 PROMPTS = [[5, 9, 2, 7, 7], [3], [8, 1, 30, 12, 4, 4, 31, 22, 9, 10, 11, 2, 6], [39, 38]]
 EOS = 1
@@ -18,11 +18,13 @@ EOS = 1
 @pytest.fixture(scope="module")
 def t5():
     """(objective, params) with a vocabulary of 40 and large weights, so that each token matters."""
-    sizes = {"model.width": 16, "model.heads": 2, "model.head_size": 8, "model.vocab_size": 40}
-    config = tiny.config("t5", **sizes | {"model.relative_buckets": 8})
-    config.model.relative_distance = 16
-    params = jax.tree.map(lambda p: 1.5 * p, tiny.params(config))
-    return tiny.objective(config), params
+    sizes = dict(width=16, heads=2, head_size=8, vocab_size=40, relative_buckets=8)
+    sizes |= dict(relative_distance=16, tied=False)  # tied, it says one token again and again
+    config = tiny.config("t5", **{f"model.{name}": value for name, value in sizes.items()})
+    leaves, tree = jax.tree.flatten(tiny.params(config))
+    keys = jax.random.split(jax.random.key(3), len(leaves))
+    params = [0.5 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    return tiny.objective(config), tree.unflatten(params)
 
 
 def slow_answer(model, prompt, max_tokens):
@@ -42,7 +44,7 @@ def slow_answer(model, prompt, max_tokens):
         logits = objective.apply({"params": params}, batch, method="predict")["logits"]
         return logits[0, count - 1]
 
-    tokens = [seq2seq_lm.START]
+    tokens = [batch_lib.START]
     while len(tokens) <= max_tokens:
         padded = np.zeros((1, room), np.int32)
         padded[0, : len(tokens)] = tokens
@@ -105,6 +107,8 @@ def published(request, tmp_path_factory):
         theirs.lm_head.weight = torch.nn.Parameter(theirs.lm_head.weight.detach().clone())
     for p in theirs.parameters():
         p.data += (0.4 if p.ndim > 1 else 0.1) * torch.randn_like(p)
+    if request.param == "1.1":
+        theirs.lm_head.weight.data[EOS] *= 2  # so that some texts end
     theirs.save_pretrained(folder)
     loaded = huggingface.load(folder)
     sections = _Sections(loaded.model | {"dtype": "float32", "remat": "none"}, loaded.objective)

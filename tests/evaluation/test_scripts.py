@@ -36,6 +36,16 @@ def test_generate_continues(gpt_workdir):
     assert again == text
 
 
+def test_generate_answers(t5_workdir):
+    args = (f"--checkpoint={t5_workdir}", "--max_tokens=8", "--temperature=0")
+    text = run("generate.py", *args, "--prompt=the <extra_id_0> cat", "--prompt=a dog")
+    blocks = text.split("--- prompt ")
+    assert [block.split("\n")[0] for block in blocks[1:]] == ["1, sample 1", "2, sample 1"]
+    assert "cat\n" != blocks[1].split("\n", 1)[1] != blocks[2].split("\n", 1)[1]  # no prompts
+    error = run("generate.py", *args, "--prompt=<extra_id_20>", status=2)
+    assert "has 20 sentinels" in error and error.count("\n") == 1
+
+
 def test_generate_fills_masks(bert_workdir):
     text = run(
         "generate.py",
@@ -60,6 +70,27 @@ def test_generate_fills_masks(bert_workdir):
 def test_generate_tells_mistakes_in_a_line(gpt_workdir, args, message):
     error = run("generate.py", f"--checkpoint={gpt_workdir[0]}", *args, status=2)
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_evaluate_measures_another_objective(t5_workdir, tmp_path):
+    documents = [f"the cat sat on mat {i} and it slept ." for i in range(100, 400)]
+    (tmp_path / "text.txt").write_text("\n\n".join(documents))
+    results = []
+    for name in ("spans", "prefix_lm"):
+        found = run(
+            "evaluate.py",
+            f"--checkpoint={t5_workdir}",
+            f"--data.source={tmp_path / 'text.txt'}",
+            "--data.layout=blank_lines",
+            "--data.length=32",
+            "--data.valid_fraction=0.2",
+            f"--data.cache_dir={tmp_path / 'cache'}",
+            f"--override=data.corruption.name={name}",
+        )
+        results.append(dict(line.split() for line in found.splitlines()))
+    names = {"seq2seq_lm", "z_loss", "accuracy", "loss", "unigram_entropy"}
+    assert set(results[0]) == set(results[1]) == names
+    assert results[0]["loss"] != results[1]["loss"]
 
 
 def test_evaluate(gpt_workdir, byte_bpe, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
+from errors import UserError
 from model import losses, networks, positions
 
 ROWS, LENGTH, TARGETS = 3, 16, 12
@@ -167,6 +168,25 @@ def test_the_second_term_of_the_loss_is_the_square_of_log_z():
     log_z = np.log(np.exp(logits.astype(np.float64)).sum(-1))[batch["weights"] > 0]
     assert float(terms["z_loss"].value) == pytest.approx((log_z**2).mean(), rel=1e-5)
     assert objective.weights["z_loss"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "message"),
+    [
+        ("token_types", 2, "token_types=2 means nothing to an encoder_decoder"),
+        ("embed_width", 16, "embed_width=16 means nothing"),
+        ("relative_buckets", 6, "relative_buckets=6 must be a multiple of 4"),
+        ("relative_distance", 16, "must be above half of relative_buckets, 16"),
+        ("norm", "rsm", "Did you mean 'rms'"),
+        ("mlp_dropout", 1.0, "mlp_dropout must be in"),
+        ("tie", True, "Did you mean 'tied'"),
+    ],
+)
+def test_wrong_knobs_are_told(knob, value, message):
+    c = tiny.config("t5")
+    c.model[knob] = value
+    with pytest.raises(UserError, match=message):
+        tiny.objective(c)
 
 
 def test_initial_values_are_those_of_the_released_code():

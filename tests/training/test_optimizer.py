@@ -215,9 +215,8 @@ def test_adafactor_equals_optax_matrix_by_matrix():
     def apart(tree):
         """Each layer's matrix by itself."""
         blocks = tree["stack"]["blocks"]
-        layers = [(name, x[i].reshape(len(x[i]), -1)) for name, x in blocks.items() for i in (0, 1)]
-        layers = {f"{name}{i}": x for i, (name, x) in enumerate(layers)}
-        layers = {k: x[:, 0] if k.startswith("gain") else x for k, x in layers.items()}
+        layers = {f"{name}{i}": x[i] for name, x in blocks.items() for i in (0, 1)}
+        layers = {k: x.reshape(len(x), -1) if x.ndim > 1 else x for k, x in layers.items()}
         return layers | {"table": tree["table"]}
 
     a = matrices(0, scale=0.3)

@@ -108,7 +108,7 @@ def read_tokenizer(folder: str | os.PathLike, sentinels: int = 0) -> tokenizers.
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder / TOKENIZER} is not a WordPiece or byte-level BPE vocabulary: put vocab.txt, "
-            "or vocab.json and merges.txt, beside it."
+            "vocab.json and merges.txt, or spiece.model beside it."
         ) from error
 
 

@@ -19,15 +19,16 @@ from errors import UserError
 from evaluation import load
 from scripts import convert
 from training import huggingface
-from training.huggingface import bert, files, gpt2
+from training.huggingface import bert, files, gpt2, t5
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 TEXTS = ["The quick brown fox jumps over the lazy dog.", "Ein Mädchen, naïve: 1234!"] * 20
 SIZES = {
     "bert": dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20),
     "gpt2": dict(n_embd=12, n_layer=2, n_head=3, n_positions=16),
+    "t5": dict(d_model=12, d_kv=4, d_ff=20, num_layers=2, num_heads=3, n_positions=16),
 }
-KINDS = {"bert": ("wordpiece", True), "gpt2": ("byte_bpe", False)}
+KINDS = {"bert": ("wordpiece", True), "gpt2": ("byte_bpe", False), "t5": ("sentencepiece", False)}
 
 
 @pytest.fixture(params=["bert", "gpt2"])
@@ -39,8 +40,9 @@ def family(request):
 def published(tmp_path, family):
     """A published folder with a vocabulary, and its parameters."""
     kind, lowercase = KINDS[family]
-    tokenizer = tokenizer_training.train(kind, TEXTS, 300, lowercase)
-    module = {"bert": bert, "gpt2": gpt2}[family]
+    specials = ("t5", 10) if family == "t5" else ()
+    tokenizer = tokenizer_training.train(kind, TEXTS, 300, lowercase, *specials)
+    module = {"bert": bert, "gpt2": gpt2, "t5": t5}[family]
     model = module.read_config(SIZES[family] | {"vocab_size": tokenizer.vocab_size + 3})
     objective, _ = module.objective(("pooler",))
     params = parity.random_params(parity.build(model, objective))
@@ -48,6 +50,7 @@ def published(tmp_path, family):
     return tmp_path / "hf", params
 
 
+@pytest.mark.parametrize("family", KINDS, indirect=True)
 def test_a_workdir_and_back_is_the_same_bit_for_bit(tmp_path, published, family, capsys):
     folder, params = published
     convert.import_published(folder, tmp_path / "run")
@@ -83,6 +86,7 @@ def test_absent_heads_are_made_anew_and_told(tmp_path, published, capsys):
     assert not found["classifier"]["dense"]["bias"].any()
 
 
+@pytest.mark.parametrize("family", KINDS, indirect=True)
 def test_transformers_reads_our_vocabulary(published, family):
     transformers = pytest.importorskip("transformers")
     folder, _ = published
@@ -94,7 +98,13 @@ def test_transformers_reads_our_vocabulary(published, family):
     if family == "bert":
         assert config.pad_token_id == theirs.pad_token_id == ours.pad_id
     else:
-        assert config.eos_token_id == config.bos_token_id == theirs.eos_token_id == ours.eot_id
+        assert config.eos_token_id == theirs.eos_token_id == ours.eot_id
+    if family == "gpt2":
+        assert config.bos_token_id == ours.eot_id
+    if family == "t5":
+        text = "the <extra_id_3> fox"
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ids == ours.encode_with_sentinels(text) and len(theirs) == ours.vocab_size
 
 
 def test_we_read_the_vocabulary_that_transformers_5_writes(tmp_path, published):

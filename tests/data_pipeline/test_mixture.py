@@ -1,0 +1,142 @@
+"""Tasks as text, and several datasets in fixed proportions."""
+
+import numpy as np
+import pytest
+
+from configs import t5
+from data_pipeline import mixture, noise, pipeline, tokenizer_training
+from data_pipeline.tasks import glue, text_to_text
+from errors import UserError
+
+TEXTS = ["a good film , not bad .", "the cat sat ; it slept", "is it so ? yes it is"] * 40
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tokenizer_training.train("sentencepiece", TEXTS, 270 + 20, False, "t5", 20)
+
+
+EXAMPLES = [
+    ("cola", ("It is so.",), 1, "cola sentence: It is so.", "acceptable"),
+    ("sst-2", ("bad",), 0, "sst2 sentence: bad", "negative"),
+    ("mrpc", ("a", "b"), 0, "mrpc sentence1: a sentence2: b", "not_equivalent"),
+    ("sts-b", ("a", "b"), 3.75, "stsb sentence1: a sentence2: b", "3.8"),
+    ("qqp", ("a?", "b?"), 1, "qqp question1: a? question2: b?", "duplicate"),
+    ("mnli", ("P", "H"), 2, "mnli hypothesis: H premise: P", "neutral"),
+    ("qnli", ("q", "s"), 0, "qnli question: q sentence: s", "entailment"),
+    ("rte", ("a", "b"), 1, "rte sentence1: a sentence2: b", "not_entailment"),
+]
+
+
+@pytest.mark.parametrize(("name", "texts", "label", "source", "target"), EXAMPLES)
+def test_tasks_are_written_as_in_the_paper(name, texts, label, source, target):
+    form = text_to_text.FORMS[name]
+    assert text_to_text.write(form, glue.Example(texts, label)) == (source, target)
+    classes = glue.TASKS[name].classes
+    assert len(form.answers) == len(classes) and len(form.order) == len(glue.TASKS[name].texts)
+
+
+def test_rows_of_a_task(tokenizer):
+    task = text_to_text.TextTask(text_to_text.FORMS["sst-2"], tokenizer, 24, 12)
+    long = " ".join(["the cat sat"] * 20)
+    examples = [glue.Example(("it is good",), 1), glue.Example((long,), 0)]
+    rows = task.read([*task.write(examples), b""], noise.make_keys(0, np.arange(3)))
+    for i, (text, target) in enumerate(text_to_text.write(task.form, x) for x in examples):
+        ids = [*tokenizer.encode(text)[:23], tokenizer.eot_id]
+        assert rows["tokens"][i][: len(ids)].tolist() == ids
+        assert rows["segment_ids"][i].sum() == len(ids)
+        answer = [*tokenizer.encode(target)[:11], tokenizer.eot_id]
+        assert rows["targets"][i][rows["weights"][i] > 0].tolist() == answer
+        assert rows["decoder_tokens"][i][: len(answer)].tolist() == [0, *answer[:-1]]
+    assert rows["tokens"].shape == (3, 24) and rows["targets"].shape == (3, 12)
+    assert not any(value[2].any() for value in rows.values())
+
+
+class Numbers:
+    """A dataset whose row i is (own number, i)."""
+
+    def __init__(self, number, size):
+        self.number, self.size = number, size
+
+    def __len__(self):
+        return self.size
+
+    def batch(self, indices):
+        return {"tokens": np.stack([np.full(len(indices), self.number), indices], axis=1)}
+
+
+def mixed(weights, training=True, seed=0):
+    parts = {name: Numbers(i, 100 * (i + 1)) for i, name in enumerate(weights)}
+    return mixture.Mixture(parts, weights, seed, training)
+
+
+def test_proportions_hold_in_every_block_and_no_row_is_left_out():
+    weights = {"a": 1000, "b": 3000, "c": 0.001}
+    many = mixed(weights).batch(np.arange(3 * mixture.BLOCK))["tokens"]
+    for block in np.split(many[:, 0], 3):
+        counts = np.bincount(block, minlength=3)
+        assert counts.tolist() == mixture.quotas(list(weights.values())).tolist()
+        assert counts[2] == 1 and counts[1] / counts[0] == pytest.approx(3, rel=0.01)
+    for number in range(3):
+        own = many[many[:, 0] == number, 1]
+        assert sorted(own) == list(range(len(own)))  # each once, and none left out
+    first, second = np.split(many[: 2 * mixture.BLOCK, 0], 2)
+    assert (first != second).any()  # every block has an order of its own
+
+
+def test_a_row_is_a_function_of_seed_and_index():
+    data = mixed({"a": 5, "b": 9})
+    whole = data.batch(np.arange(5000))["tokens"]
+    order = np.random.default_rng(0).permutation(5000)[:100]
+    np.testing.assert_array_equal(data.batch(order)["tokens"], whole[order])
+    np.testing.assert_array_equal(data.example(4321)["tokens"], whole[4321])
+    assert (mixed({"a": 5, "b": 9}, seed=1).batch(np.arange(5000))["tokens"] != whole).any()
+
+
+def test_held_out_rows_come_one_dataset_after_another():
+    data = mixed({"a": 1, "b": 1}, training=False)
+    assert len(data) == 300
+    rows = data.batch(np.arange(302))["tokens"].tolist()
+    assert rows[99:101] == [[0, 99], [1, 0]] and rows[299:] == [[1, 199], [1, 200], [1, 201]]
+
+
+def write_tasks(folder):
+    """CoLA and SST-2 of 60 and 40 rows."""
+    (folder / "CoLA").mkdir(parents=True)
+    (folder / "SST-2").mkdir()
+    for name in ("train", "dev"):
+        lines = [f"x\t{i % 2}\t\tthe cat sat {i}" for i in range(60)]
+        (folder / "CoLA" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+        lines = ["sentence\tlabel", *(f"a film {i}\t{i % 2}" for i in range(40))]
+        (folder / "SST-2" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("unsupervised", [0, 50])
+def test_a_mixture_from_a_config(tmp_path, tokenizer, unsupervised):
+    write_tasks(tmp_path / "glue")
+    tokenizer.save(tmp_path / "vocabulary")
+    (tmp_path / "text.txt").write_text("\n\n".join(f"{text} {i}" for i, text in enumerate(TEXTS)))
+    config = t5.get_config("tiny,mixture=1,quick=1")
+    config.data.update(
+        source=str(tmp_path / "text.txt"),
+        layout="blank_lines",
+        path=str(tmp_path / "glue"),
+        cache_dir=str(tmp_path / "cache"),
+        length=32,
+    )
+    config.data.tokenizer.update(path=str(tmp_path / "vocabulary"), sentinels=20)
+    config.model.vocab_size = tokenizer.vocab_size
+    config.data.mixture.update(tasks=("cola", "sst-2"), limit=50, unsupervised=unsupervised)
+    data = pipeline.prepare_data(config)
+    assert data.train.weights == {"cola": 50, "sst-2": 40} | ({"text": 50} if unsupervised else {})
+    batch = data.train.batch(np.arange(16))
+    assert batch["tokens"].shape == (16, 32) and batch["targets"].shape == (16, 84)
+    rows = data.valid.batch(np.arange(len(data.valid) + 1))
+    assert (rows["weights"][:-1].sum(axis=1) > 1).all() and not rows["weights"][-1].any()
+
+    config.data.mixture.tasks = ("cola", "wnli")
+    with pytest.raises(UserError, match="Unknown data.mixture.tasks 'wnli'"):
+        pipeline.prepare_data(config)
+    config.data.mixture.tasks = ()
+    with pytest.raises(UserError, match="data.mixture.tasks is empty"):
+        pipeline.prepare_data(config)
