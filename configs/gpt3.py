@@ -7,9 +7,9 @@ r"""GPT-3: Language Models are Few-Shot Learners (Brown et al., 2020).
 GPT-2's network and vocabulary with every other layer's attention in a local band (section 2.1), and
 the training of appendix B. What the paper leaves open, and is chosen here: which layers are dense
 (the first, third, ...), the width of the band (128, that of the code of the Sparse Transformer, to
-which the paper points), the dropout (none), how the ramp of the batch depends on the size, and that
-the cosine begins where the warm-up ends. With --config.model.bands="(0,)" all layers are dense, as
-in GPT-2's code, and the model can be exported for it.
+which the paper points), the dropout (none), what decays (all but biases and norms), how the ramp of
+the batch depends on the size, and that the cosine begins where the warm-up ends. With
+--config.model.bands="(0,)" all layers are dense, and the model can be exported as a GPT-2.
 """
 
 from configs import common

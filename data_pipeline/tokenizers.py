@@ -393,7 +393,7 @@ def _ends_words(vocab: pathlib.Path) -> bool:
     try:
         tokens = json.loads(vocab.read_bytes())
         return "Ġ" not in tokens and any(token.endswith(END_OF_WORD) for token in tokens)
-    except (ValueError, OSError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return False  # told by `load`, as of any damaged vocabulary
 
 

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jaxtyping import Array, PyTree
@@ -184,7 +185,7 @@ def _fill(
             return here
         value = given[name][np.array(chosen)] if chosen and BLOCKS in name else given[name]
         if added and name.endswith(TOKENS):
-            value = np.concatenate([value, here[len(value) :]])
+            value = jnp.concatenate([value, here[len(value) :]])
         return jax.device_put(value, here.sharding)
 
     return _nest({name: place(name, here) for name, here in fresh.items()})
