@@ -127,7 +127,7 @@ class PermutationLM:
     def read(self, records: Sequence[bytes], keys: np.ndarray) -> dict[str, np.ndarray]:
         """See `rows.Pipeline`."""
         header, flat = self.codec.decode(records)
-        remembered, a, b, backward = (column[:, None] for column in header.T)
+        remembered, a, _, backward = (column[:, None] for column in header.T)
         there = np.broadcast_to(a > 0, (len(records), self.length))
         memory_there = np.arange(self.memory) >= self.memory - remembered
         everything = np.full((len(records), self.memory + self.length), self.pad_id, np.int32)

@@ -322,7 +322,8 @@ class XLNet(nn.Module):
           train: whether there is dropout.
           queries: what is predicted.
           memory: of the text before, or None.
-          cache: of the tokens before these, or None; then these continue it, from left to right.
+          cache: of the tokens before these, or None. With one, rank and token_types are not read:
+            the order is from left to right.
           return_layers: whether the content after each layer is wanted.
         """
         T = batch["tokens"].shape[1]
@@ -362,28 +363,26 @@ class XLNet(nn.Module):
 
     def _view(self, batch, queries, memory, cache, train):
         """Returns the `View` of these rows."""
-        ids = batch["segment_ids"]
+        ids = key_ids = batch["segment_ids"]
         B, T = ids.shape
         rank = batch.get("rank", jnp.zeros_like(ids))
-        types = batch.get("token_types", jnp.zeros_like(ids))
-        M = 0 if memory is None else memory.segment_ids.shape[1]
+        types = key_types = batch.get("token_types", jnp.zeros_like(ids))
+        M = offset = 0 if memory is None else memory.segment_ids.shape[1]
+        key_rank = rank
+        if cache is not None:  # ranks are places, and all is one segment
+            offset, key_ids = cache.length, cache.segment_ids
+            key_rank = jnp.broadcast_to(jnp.arange(key_ids.shape[1]), key_ids.shape)
+            rank = jnp.broadcast_to(offset + jnp.arange(T), ids.shape)
+            types, key_types = jnp.zeros_like(ids), jnp.zeros_like(key_ids)
 
-        # A content row sees ranks below its own + 1, a query those below its own.
-        keys = Queries(None, rank, ids, types)
-        limit = rank + 1
-        offset = M
-        if cache is not None:
-            S = cache.segment_ids.shape[1]
-            places = jnp.broadcast_to(jnp.arange(S), (B, S))
-            keys = Queries(None, places, cache.segment_ids, jnp.zeros_like(places))
-            offset = cache.length
+        limit = rank + 1  # content sees ranks below its own + 1, a query those below its own
         if queries is not None:
             limit = jnp.concatenate([limit, queries.rank], axis=1)
             ids = jnp.concatenate([ids, queries.segment_ids], axis=1)
             types = jnp.concatenate([types, queries.token_types], axis=1)
-        allowed = keys.rank[:, None, :] < limit[:, :, None]
-        allowed &= keys.segment_ids[:, None, :] == ids[:, :, None]
-        same = keys.token_types[:, None, :] == types[:, :, None]
+        allowed = key_rank[:, None, :] < limit[:, :, None]
+        allowed &= key_ids[:, None, :] == ids[:, :, None]
+        same = key_types[:, None, :] == types[:, :, None]
         if memory is not None:  # all of it is seen, as a part of segment 0
             there = jnp.broadcast_to(memory.segment_ids[:, None, :] > 0, (B, ids.shape[1], M))
             allowed = jnp.concatenate([there, allowed], axis=2)

@@ -78,8 +78,7 @@ class PermutationLM(nn.Module):
         tokens, ids = batch["tokens"], batch["segment_ids"]
         rows, length = tokens.shape
         cache = self.empty_cache(rows, length - 1 + room)
-        rank = jnp.broadcast_to(jnp.arange(length - 1), (rows, length - 1))
-        before = {"tokens": tokens[:, :-1], "segment_ids": ids[:, :-1], "rank": rank}
+        before = {"tokens": tokens[:, :-1], "segment_ids": ids[:, :-1]}
         cache = self.network(before, train=False, cache=cache).cache
         return cache, tokens[:, -1], batch["positions"][:, -1]
 
