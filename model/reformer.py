@@ -116,6 +116,21 @@ class Context(NamedTuple):
     dropout: Key[Array, ""] | None  # None: no dropout
 
 
+class Past(NamedTuple):
+    """The tokens so far, in the place of a cache: buckets and chunks depend on all of them."""
+
+    fields: dict[str, Int[Array, "B S"]]
+    length: Int[Array, ""]  # tokens written so far
+
+    READ = ("tokens", "positions", "segment_ids")
+
+    def take(self, rows: Int[Array, "rows"]) -> "Past":
+        """Returns these rows, each of them as often as it is named."""
+        return self._replace(fields={name: x[rows] for name, x in self.fields.items()})
+
+    reorder = take
+
+
 class Attention(nn.Module):
     """The branch of attention: a norm, then attention of some kind."""
 
@@ -301,9 +316,7 @@ class Reformer(nn.Module):
         init = layers.INITIALIZERS[c.init](c.init_std)
         self.head = layers.Dense((c.vocab_size,), ("embed", "vocab_table"), init, self.types)
 
-    def __call__(
-        self, batch, *, train: bool, cache: attention.Cache | None = None
-    ) -> transformer.Output:
+    def __call__(self, batch, *, train: bool, cache: Past | None = None) -> transformer.Output:
         """Reads tokens, positions and segment_ids, each [B T]; `hidden` is [B T 2D].
 
         With a cache they continue it, and all that is in it is computed again.
@@ -329,34 +342,18 @@ class Reformer(nn.Module):
         """Scores of the next token."""
         return self.head(hidden)
 
-    def empty_cache(self, rows: int, length: int) -> attention.Cache:
-        """Returns a cache with room for `length` tokens in each of `rows` rows.
+    def empty_cache(self, rows: int, length: int) -> Past:
+        """Returns room for `length` tokens in each of `rows` rows."""
+        zeros = jnp.zeros((rows, length), jnp.int32)
+        return Past({name: zeros for name in Past.READ}, jnp.zeros((), jnp.int32))
 
-        Buckets and chunks depend on all tokens, so it holds no keys and values of layers but the
-        tokens in the place of keys, and their positions in that of values, [1 B S].
-        """
-        zeros = jnp.zeros((1, rows, length), jnp.int32)
-        return attention.Cache(zeros, zeros, zeros[0], jnp.zeros((), jnp.int32))
-
-    def _continue(self, batch, cache):
+    def _continue(self, batch, past):
         length = batch["tokens"].shape[1]
-        stored = dict(
-            tokens=cache.keys[0], positions=cache.values[0], segment_ids=cache.segment_ids
-        )
-        whole = {
-            name: jax.lax.dynamic_update_slice_in_dim(old, batch[name], cache.length, axis=1)
-            for name, old in stored.items()
-        }
+        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+        whole = {name: write(x, batch[name], past.length) for name, x in past.fields.items()}
         hidden = self(whole, train=False).hidden
-        return transformer.Output(
-            jax.lax.dynamic_slice_in_dim(hidden, cache.length, length, axis=1),
-            cache=cache._replace(
-                keys=whole["tokens"][None],
-                values=whole["positions"][None],
-                segment_ids=whole["segment_ids"],
-                length=cache.length + length,
-            ),
-        )
+        hidden = jax.lax.dynamic_slice_in_dim(hidden, past.length, length, axis=1)
+        return transformer.Output(hidden, cache=Past(whole, past.length + length))
 
     def flops(self, rows: int, length: int) -> float:
         """Returns the operations of the products, forward, for B x T tokens, with the head."""

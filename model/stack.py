@@ -57,7 +57,7 @@ class Stack(nn.Module):
             c, self.types, train, parent=None
         )  # applied to one layer's parameters
         init = functools.partial(_init_blocks, block, self.cross_attention)
-        params = self._by_layer() or self.param("blocks", init)
+        params = split_blocks(self) or self.param("blocks", init)
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
         length = None if cache is None else cache.length
 
@@ -86,21 +86,14 @@ class Stack(nn.Module):
         stored = None if cache is None else (cache.keys, cache.values)
         memory = None if cache is None or cache.memory is None else cache.memory[:2]
         if isinstance(params, tuple):
-            x, outputs = _loop(layer, visible, x, params, stored, memory)
+            x, outputs = loop(layer, visible, x, params, stored, memory)
         else:
-            x, outputs = _scan(c, layer, visible, x, params, _stack(stored), _stack(memory))
+            x, outputs = _scan(c, layer, visible, x, params, together(stored), together(memory))
         stored, after_layers, scores = outputs
         if cache is not None:
             keys, values = (tuple(of_layers) for of_layers in stored)
             cache = cache._replace(keys=keys, values=values, length=length + x.shape[1])
         return transformer.Output(x, after_layers, scores, cache)
-
-    def _by_layer(self) -> tuple | None:
-        """Returns the parameters if they are those of `by_layer`."""
-        if not self.has_variable("params", "blocks"):
-            return None
-        params = self.get_variable("params", "blocks")
-        return params if isinstance(params, tuple) else None
 
     def keys_and_values(self, hidden: Float[Array, "B M D"]) -> tuple[Array, Array]:
         """Returns what every layer's cross-attention looks at, each N times [B M H K]."""
@@ -116,7 +109,13 @@ class Stack(nn.Module):
         return tuple(tuple(jnp.repeat(y, copies, axis=0)) for y in both)
 
 
-def _stack(layers_apart):
+def split_blocks(module: nn.Module) -> tuple | None:
+    """Returns the blocks of a stack if they are those of `by_layer`."""
+    blocks = module.get_variable("params", "blocks")
+    return blocks if isinstance(blocks, tuple) else None
+
+
+def together(layers_apart):
     """Returns ([N ...], ...) from ((N times [...]), ...)."""
     return None if layers_apart is None else tuple(jnp.stack(x) for x in layers_apart)
 
@@ -151,11 +150,11 @@ def _scan(config, layer, visible, x, params, stored, memory):
     return x, jax.tree.map(lambda y: y.reshape(config.depth, *y.shape[2:]), outputs)
 
 
-def _loop(layer, visible, x, params, stored, memory):
+def loop(layer, visible, x, params, stored, memory):
     """Applies the layers one by one, none of them copied; returns what `_scan` does."""
     outputs = []
     for i, own in enumerate(params):
-        of_layer = [None if y is None else (y[0][i], y[1][i]) for y in (stored, memory)]
+        of_layer = [y and tuple(part[i] for part in y) for y in (stored, memory)]
         x, output = layer(visible[i % len(visible)], x, (own, *of_layer, i))
         outputs.append(output)
     stored, after_layers, scores = zip(*outputs, strict=True)
@@ -165,7 +164,7 @@ def _loop(layer, visible, x, params, stored, memory):
 
 
 def by_layer(params: PyTree, depth: int) -> PyTree:
-    """Returns parameters in which each stack of layers is a tuple of them.
+    """Returns parameters in which the blocks of each `stack` are a tuple of layers.
 
     They are for decoding: a loop over tokens would copy every layer out of its stack for each
     token, which costs more than to read it (GPT-2 124M in float32 on two CPU cores, a row at a
@@ -177,33 +176,10 @@ def by_layer(params: PyTree, depth: int) -> PyTree:
     """
     if not isinstance(params, Mapping):
         return params
-    split = {}
-    for name, value in params.items():
-        if name == "blocks":
-            # The layers of a group that share a parameter get it again and again.
-            layer = lambda i: jax.tree.map(lambda p: p[i * len(p) // depth], value)  # noqa: E731, B023
-            split[name] = tuple(layer(i) for i in range(depth))
-        else:
-            split[name] = by_layer(value, depth)
+    split = {name: by_layer(value, depth) for name, value in params.items() if name != "stack"}
+    if "stack" in params:
+        blocks = params["stack"]["blocks"]
+        # The layers of a group that share a parameter get it again and again.
+        layer = lambda i: jax.tree.map(lambda p: p[i * len(p) // depth], blocks)  # noqa: E731
+        split["stack"] = {"blocks": tuple(layer(i) for i in range(depth))}
     return split
-
-
-def _init_blocks(block: transformer.Block, cross_attention: bool, key: Array):
-    """Returns the parameters of all layers, boxed with their axis names."""
-    c = block.config
-    x = jnp.zeros((1, 1, c.width), block.types.compute)
-    allowed = jnp.ones((1, 1, 1, 1), bool)
-    cross = transformer.Cross(allowed, x) if cross_attention else None
-
-    def one(key):
-        return block.init({"params": key}, x, None, allowed, None, None, cross)["params"]
-
-    def stack(key, count):
-        return jax.tree.map(
-            lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
-            jax.vmap(one)(jax.random.split(key, count)),
-            is_leaf=lambda box: isinstance(box, nn.Partitioned),
-        )
-
-    own, shared = (stack(key, count) for count in (c.depth, c.groups))
-    return {name: (shared if name in transformer.SHARING[c.sharing] else own)[name] for name in own}

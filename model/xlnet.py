@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 import errors
-from model import attention, layers, transformer
+from model import attention, layers, stack, transformer
 from model import distances as distances_lib
 
 
@@ -75,19 +75,18 @@ class Cache(NamedTuple):
     As `attention.Cache`, with the keys of the distances, which all rows have in common.
     """
 
-    keys: Float[Array, "N B S H K"]
-    values: Float[Array, "N B S H K"]
-    distances: Float[Array, "N S+1 H K"]  # of S, S - 1, ..., 0
+    keys: tuple[Float[Array, "B S H K"], ...]
+    values: tuple[Float[Array, "B S H K"], ...]
+    distances: tuple[Float[Array, "S+1 H K"], ...]  # of S, S - 1, ..., 0
     segment_ids: Int[Array, "B S"]
     length: Int[Array, ""]  # tokens written so far
 
-    def repeat(self, copies: int) -> "Cache":
-        """Returns a cache of `copies` rows for each row, side by side."""
-        return self._replace(
-            keys=jnp.repeat(self.keys, copies, axis=1),
-            values=jnp.repeat(self.values, copies, axis=1),
-            segment_ids=jnp.repeat(self.segment_ids, copies, axis=0),
-        )
+    def take(self, rows: Int[Array, "rows"]) -> "Cache":
+        """Returns a cache of these rows, each of them as often as it is named."""
+        plain = attention.Cache(self.keys, self.values, self.segment_ids, self.length).take(rows)
+        return self._replace(keys=plain.keys, values=plain.values, segment_ids=plain.segment_ids)
+
+    reorder = take
 
 
 class View(NamedTuple):
@@ -219,40 +218,39 @@ class Stack(nn.Module):
         """Returns x [B T+P D] after all layers, after each where asked for, and the new cache."""
         c = self.config
         block = Block(c, self.types, train, parent=None)  # applied to one layer's parameters
-        params = self.param("blocks", functools.partial(_init_blocks, block))
+        init = functools.partial(_init_blocks, block)
+        params = stack.split_blocks(self) or self.param("blocks", init)
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
-        stored = None
-        if cache is not None:
-            cache = cache._replace(distances=self._distances(params, cache, view))
-            stored = (cache.keys, cache.values, cache.distances)
 
-        def layer(x, inputs):
-            params, memory, stored, index = inputs
+        def layer(_, x, inputs):
+            params, stored, memory, index = inputs
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
             cached = None if stored is None else (*stored, cache.length)
             x, (stored, y) = block.apply({"params": params}, x, memory, cached, view, rngs=rngs)
-            return x, (stored, y if return_layers else None)
+            return x, (stored, y if return_layers else None, None)
 
         if transformer.REMAT[c.remat] is not None:
             policy = transformer.REMAT[c.remat]
             layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
-        inputs = (params, memory, stored, jnp.arange(c.depth))
-        x, (stored, after_layers) = jax.lax.scan(layer, x, inputs)
+        stored = None if cache is None else (cache.keys, cache.values, cache.distances)
+        if isinstance(params, tuple):
+            x, outputs = stack.loop(layer, (None,), x, params, stored, memory)
+        else:
+            inputs = (params, stack.together(stored), memory, jnp.arange(c.depth))
+            x, outputs = jax.lax.scan(functools.partial(layer, None), x, inputs)
+        stored, after_layers, _ = outputs
         if cache is not None:
-            cache = cache._replace(keys=stored[0], values=stored[1])
+            keys, values = (tuple(of_layers) for of_layers in stored)
+            cache = cache._replace(keys=keys, values=values)
         return x, after_layers, cache
 
-    def _distances(self, params, cache, view):
-        """The keys of the distances, which are made once: they cost more than a token."""
-        kernels = params["attention"]["distance"]["kernel"]
-
-        def make():
-            kernel = kernels.reshape(*kernels.shape[:2], -1)
-            project = lambda k: layers.product(view.encodings[0], k, None, self.types)  # noqa: E731
-            y = jax.lax.map(project, kernel)
-            return y.reshape(cache.distances.shape).astype(cache.distances.dtype)
-
-        return jax.lax.cond(cache.length == 0, make, lambda: cache.distances)
+    def distances(self, encodings: Float[Array, "R D"]) -> tuple[Float[Array, "R H K"], ...]:
+        """Returns the keys of distances for every layer: made once, they cost more than a token."""
+        kernels = self.get_variable("params", "blocks")["attention"]["distance"]["kernel"]
+        flat = kernels.reshape(*kernels.shape[:2], -1)
+        project = lambda kernel: layers.product(encodings, kernel, None, self.types)  # noqa: E731
+        keys = jax.lax.map(project, flat).astype(self.types.attention)
+        return tuple(keys.reshape(*keys.shape[:2], *kernels.shape[2:]))
 
 
 def _init_blocks(block: Block, key: Array):
@@ -410,6 +408,6 @@ class XLNet(nn.Module):
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Returns a cache with room for `length` tokens in each of `rows` rows."""
         plain = transformer.empty_cache(self.config, self.types, rows, length)
-        N, _, S, *head = plain.keys.shape
-        distances = jnp.zeros((N, S + 1, *head), plain.keys.dtype)
+        encodings = distances_lib.encode(jnp.arange(length, -1, -1.0), self.config.width)
+        distances = self.stack.distances(encodings.astype(self.types.compute))
         return Cache(plain.keys, plain.values, distances, plain.segment_ids, plain.length)
