@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
 import errors
-from data_pipeline import tokenizers
+from data_pipeline import tokenizers, vocabulary_files
 from errors import UserError
 
 WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -120,14 +120,14 @@ def _train_byte_bpe(
     merges = json.loads(backend.to_str())["model"]["merges"]
     vocab = backend.get_vocab()
     tokens = [*first, *sorted(vocab, key=vocab.get), last]
-    return tokenizers.bpe_files({token: i for i, token in enumerate(tokens)}, merges)
+    return vocabulary_files.bpe_files({token: i for i, token in enumerate(tokens)}, merges)
 
 
 def _train_word_bpe(
     texts: Iterable[str], vocab_size: int, lowercase: bool, specials: str
 ) -> dict[str, bytes]:
     del lowercase, specials
-    end = tokenizers.END_OF_WORD
+    end = vocabulary_files.END_OF_WORD
     backend = tokenizers.bert_backend(models.BPE(unk_token="<unk>", end_of_word_suffix=end), True)
     counts = collections.Counter()
     for text in texts:
@@ -148,7 +148,7 @@ def _train_word_bpe(
     merges = json.loads(backend.to_str())["model"]["merges"]
     vocab = backend.get_vocab()
     tokens = [*sorted(vocab, key=vocab.get), tokenizers.END_OF_LINE]
-    return tokenizers.bpe_files({token: i for i, token in enumerate(tokens)}, merges)
+    return vocabulary_files.bpe_files({token: i for i, token in enumerate(tokens)}, merges)
 
 
 def _train_sentencepiece(

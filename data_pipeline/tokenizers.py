@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import sentencepiece
@@ -21,10 +21,10 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 import errors
+from data_pipeline import vocabulary_files
 from errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
-END_OF_WORD = "</w>"
 # Between documents: GPT-1's vocabulary has no end of text, but an end of line, which its splitting
 # into words never produces.
 END_OF_LINE = "\n</w>"
@@ -178,7 +178,7 @@ class ByteBpe(Tokenizer):
 
     def _read(self) -> list[str]:
         vocab = json.loads(self._files["vocab.json"])
-        merges = _merges(self._files["merges.txt"])
+        merges = vocabulary_files.merges(self._files["merges.txt"])
         self._backend = Backend(models.BPE(vocab, merges))
         self._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         self._backend.decoder = decoders.ByteLevel()
@@ -201,12 +201,16 @@ class WordBpe(Tokenizer):
         vocab = json.loads(self._files["vocab.json"])
         if "<unk>" not in vocab:
             raise UserError("The word BPE vocabulary has no <unk>: give one of GPT-1's kind.")
-        merges = _merges(self._files["merges.txt"])
+        merges = vocabulary_files.merges(self._files["merges.txt"])
         model = models.BPE(
-            vocab, merges, unk_token="<unk>", end_of_word_suffix=END_OF_WORD, fuse_unk=False
+            vocab,
+            merges,
+            unk_token="<unk>",
+            end_of_word_suffix=vocabulary_files.END_OF_WORD,
+            fuse_unk=False,
         )
         self._backend = bert_backend(model, lowercase=True)
-        self._backend.decoder = decoders.BPEDecoder(suffix=END_OF_WORD)
+        self._backend.decoder = decoders.BPEDecoder(suffix=vocabulary_files.END_OF_WORD)
         return sorted(vocab, key=vocab.get)
 
     def with_specials(self) -> "WordBpe":
@@ -214,7 +218,10 @@ class WordBpe(Tokenizer):
         vocab = json.loads(self._files["vocab.json"])
         for token in GPT_SPECIALS:
             vocab.setdefault(token, len(vocab))
-        return WordBpe(bpe_files(vocab, _merges(self._files["merges.txt"])), self.lowercase)
+        return WordBpe(
+            vocabulary_files.bpe_files(vocab, vocabulary_files.merges(self._files["merges.txt"])),
+            self.lowercase,
+        )
 
     def _continues(self, token: str) -> bool:
         return False  # told by the piece before, not by the piece
@@ -310,15 +317,6 @@ def bert_backend(model: models.Model, lowercase: bool) -> Backend:
 
 # Load
 
-# Kind -> the file names of its layouts; the first is the one that we write.
-LAYOUTS = {
-    "wordpiece": (("vocab.txt",),),
-    "byte_bpe": (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")),
-    "word_bpe": (("vocab.json", "merges.txt"), ("encoder_bpe_40000.json", "vocab_40000.bpe")),
-    "sentencepiece": (("spiece.model",), ("sentencepiece.bpe.model",), ("tokenizer.model",)),
-}
-SUFFIX_KINDS = {".txt": "wordpiece", ".model": "sentencepiece"}
-
 
 def load(
     path: str | os.PathLike,
@@ -343,8 +341,8 @@ def load(
     path = pathlib.Path(path)
     if not path.exists():
         raise UserError(f"There is no vocabulary at {path}: correct the path.")
-    found, paths = _find(path)
-    if found == "byte_bpe" and _ends_words(paths[0]):
+    found, paths = vocabulary_files.find(path)
+    if found == "byte_bpe" and vocabulary_files.ends_words(paths[0]):
         found = "word_bpe"
     if kind is not None and errors.one_of("tokenizer kind", kind, KINDS) != found:
         raise UserError(f"{path} is a {found} vocabulary: set the tokenizer's kind to {found}.")
@@ -352,8 +350,10 @@ def load(
         contents = [p.read_bytes() for p in paths]
         if not all(contents):
             raise ValueError("it is empty")
-        files = _canonical(dict(zip(LAYOUTS[found][0], contents, strict=True)))
-        settings = _settings(paths[0].parent)
+        files = vocabulary_files.canonical(
+            dict(zip(vocabulary_files.LAYOUTS[found][0], contents, strict=True))
+        )
+        settings = vocabulary_files.settings(paths[0].parent)
         case = settings.get("lowercase", settings.get("do_lower_case"))
         stated = settings.get("extra_ids", sentinels or 0)
         if case is None and found == "sentencepiece":
@@ -373,67 +373,6 @@ def load(
             f"{path} has {stated} sentinels: set the tokenizer's sentinels to {stated}."
         )
     return tokenizer
-
-
-def _find(path: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
-    folder = path if path.is_dir() else path.parent
-    for kind, layouts in LAYOUTS.items():
-        for names in layouts:
-            files = [folder / name for name in names]
-            if all(f.exists() for f in files) and (path.is_dir() or path in files):
-                return kind, files
-    if path.is_file() and path.suffix in SUFFIX_KINDS:
-        return SUFFIX_KINDS[path.suffix], [path]
-    layouts = "; ".join(" + ".join(names) for group in LAYOUTS.values() for names in group)
-    raise UserError(f"{path} holds no vocabulary: give a folder with one of: {layouts}.")
-
-
-def _ends_words(vocab: pathlib.Path) -> bool:
-    """Whether a BPE vocabulary is GPT-1's: one of bytes would have a token for the space."""
-    try:
-        tokens = json.loads(vocab.read_bytes())
-        return "Ġ" not in tokens and any(token.endswith(END_OF_WORD) for token in tokens)
-    except (OSError, ValueError, TypeError, AttributeError):
-        return False  # told by `load`, as of any damaged vocabulary
-
-
-def _canonical(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Rewrites files so that equal vocabularies are equal bytes, whoever wrote them."""
-    if "vocab.txt" in files:
-        lines = (
-            files["vocab.txt"].decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n").split("\n")
-        )
-        return {"vocab.txt": ("\n".join(lines) + "\n").encode()}
-    if "vocab.json" in files:
-        vocab = json.loads(files["vocab.json"])
-        if sorted(vocab.values()) != list(range(len(vocab))):
-            raise ValueError("its ids are not 0, 1, 2, ... without gaps")
-        merges = _merges(files["merges.txt"])
-        for merge in merges:  # the library would panic
-            if len(merge) != 2 or not vocab.keys() >= {*merge, "".join(merge)}:
-                raise ValueError(f"merge {' '.join(merge)!r} does not fit its tokens")
-        return bpe_files(vocab, merges)
-    return files
-
-
-def _merges(content: bytes) -> list[tuple[str, ...]]:
-    lines = content.decode().splitlines()
-    return [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-
-
-def bpe_files(vocab: dict[str, int], merges: Iterable[Sequence[str]]) -> dict[str, bytes]:
-    """Returns the published files of a BPE."""
-    vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
-    lines = ["#version: 0.2", *map(" ".join, merges), ""]
-    return {
-        "vocab.json": json.dumps(vocab, ensure_ascii=False).encode(),
-        "merges.txt": "\n".join(lines).encode(),
-    }
-
-
-def _settings(folder: pathlib.Path) -> dict:
-    config = folder / "tokenizer_config.json"
-    return json.loads(config.read_bytes()) if config.exists() else {}
 
 
 def _is_lowercase(tokenizer: Tokenizer) -> bool:

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipeline import tokenizer_training, tokenizers
+from data_pipeline import tokenizer_training, tokenizers, vocabulary_files
 from errors import UserError
 from training.huggingface import files
 
@@ -162,7 +162,7 @@ def test_train_save_load(tmp_path, kind, lowercase):
     t = small(kind, lowercase)
     assert t.vocab_size <= 300
     t.save(tmp_path)
-    names = {name for name in tokenizers.LAYOUTS[kind][0]} | {"tokenizer_config.json"}
+    names = {name for name in vocabulary_files.LAYOUTS[kind][0]} | {"tokenizer_config.json"}
     assert {p.name for p in tmp_path.iterdir()} == names
     for again in (
         tokenizers.load(tmp_path),

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from data_pipeline import tokenizers
+from data_pipeline import tokenizers, vocabulary_files
 from errors import UserError
 
 CONFIG = "config.json"
@@ -94,7 +94,7 @@ def read_tokenizer(folder: str | os.PathLike, sentinels: int = 0) -> tokenizers.
       UserError: if it is damaged, or of a kind that we do not have.
     """
     folder = pathlib.Path(folder)
-    layouts = [names for group in tokenizers.LAYOUTS.values() for names in group]
+    layouts = [names for group in vocabulary_files.LAYOUTS.values() for names in group]
     if any(all((folder / name).exists() for name in names) for names in layouts):
         tokenizer = tokenizers.load(folder)
         if sentinels and not tokenizer.sentinel_ids:
