@@ -53,9 +53,8 @@ class Stack(nn.Module):
           return_scores: likewise.
         """
         c = self.config
-        block = transformer.Block(
-            c, self.types, train, parent=None
-        )  # applied to one layer's parameters
+        # Applied to one layer's parameters.
+        block = transformer.Block(c, self.types, train, parent=None)
         init = functools.partial(_init_blocks, block, self.cross_attention)
         params = split_blocks(self) or self.param("blocks", init)
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
@@ -183,3 +182,24 @@ def by_layer(params: PyTree, depth: int) -> PyTree:
         layer = lambda i: jax.tree.map(lambda p: p[i * len(p) // depth], blocks)  # noqa: E731
         split["stack"] = {"blocks": tuple(layer(i) for i in range(depth))}
     return split
+
+
+def _init_blocks(block: transformer.Block, cross_attention: bool, key: Array):
+    """Returns the parameters of all layers, boxed with their axis names."""
+    c = block.config
+    x = jnp.zeros((1, 1, c.width), block.types.compute)
+    allowed = jnp.ones((1, 1, 1, 1), bool)
+    cross = transformer.Cross(allowed, x) if cross_attention else None
+
+    def one(key):
+        return block.init({"params": key}, x, None, allowed, None, None, cross)["params"]
+
+    def stack(key, count):
+        return jax.tree.map(
+            lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
+            jax.vmap(one)(jax.random.split(key, count)),
+            is_leaf=lambda box: isinstance(box, nn.Partitioned),
+        )
+
+    own, shared = (stack(key, count) for count in (c.depth, c.groups))
+    return {name: (shared if name in transformer.SHARING[c.sharing] else own)[name] for name in own}
