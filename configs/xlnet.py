@@ -47,10 +47,11 @@ def get_config(arg="large"):
         init_std=0.02,
         residual_init_std=0.02,
         dropout=0.1,
-        attention_dropout=0.1,
         dtype="bfloat16",
         remat="dots",
     )
+    for name in ("attention_dropout", "mlp_dropout"):  # one rate, unless they are set
+        config.model[name] = 1.0 * config.model.get_ref("dropout")
     config.objective = dict(name="permutation_lm")
 
     large = args.size == "large"

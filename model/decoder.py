@@ -13,6 +13,7 @@ class Decoder(nn.Module):
     config: transformer.TransformerConfig
     types: layers.Numerics
     Config = transformer.TransformerConfig
+    UNUSED = ("embed_width", "causal")
 
     def setup(self):
         """Declares the embedder, the stack and the norm behind a pre-norm stack."""

@@ -12,6 +12,7 @@ class Encoder(nn.Module):
     config: transformer.TransformerConfig
     types: layers.Numerics
     Config = transformer.TransformerConfig
+    UNUSED = ("bands",)
 
     def setup(self):
         """Declares the embedder, the projection of narrow embeddings, and the stack."""

@@ -22,30 +22,23 @@ class Config(transformer.TransformerConfig):
     embed_init_std: float = 1.0  # of the token table
     tied: bool = True  # logits by the token table, of scaled hidden states; else by a kernel
 
+    def __post_init__(self):
+        """Checks the buckets.
 
-def check(config: Config) -> None:
-    """Refuses what has no meaning here.
-
-    Raises:
-      UserError: naming the knob.
-    """
-    unused = ("token_types", "embed_width", "causal")
-    if wrong := [name for name in unused if getattr(config, name)]:
-        raise errors.UserError(
-            f"config.model.{wrong[0]}={getattr(config, wrong[0])} means nothing to an "
-            "encoder_decoder: leave it out."
-        )
-    buckets, distance = config.relative_buckets, config.relative_distance
-    if buckets < 4 or buckets % 4:
-        raise errors.UserError(
-            f"config.model.relative_buckets={buckets} must be a multiple of 4: half of them for "
-            "either side, and half of those for one distance each."
-        )
-    if distance <= buckets // 2:
-        raise errors.UserError(
-            f"config.model.relative_distance={distance} must be above half of relative_buckets, "
-            f"{buckets // 2}."
-        )
+        Raises:
+          UserError: for numbers that leave a bucket without a distance.
+        """
+        buckets, distance = self.relative_buckets, self.relative_distance
+        if buckets < 4 or buckets % 4:
+            raise errors.UserError(
+                f"config.model.relative_buckets={buckets} must be a multiple of 4: half of them "
+                "for either side, and half of those for one distance each."
+            )
+        if distance <= buckets // 2:
+            raise errors.UserError(
+                f"config.model.relative_distance={distance} must be above half of "
+                f"relative_buckets, {buckets // 2}."
+            )
 
 
 class Side(nn.Module):
@@ -94,6 +87,7 @@ class EncoderDecoder(nn.Module):
     config: Config
     types: layers.Numerics
     Config = Config
+    UNUSED = ("token_types", "embed_width", "causal", "bands")
 
     def setup(self):
         """Declares the token table, which both sides read, and the sides."""

@@ -66,17 +66,13 @@ def build(config: Mapping, platform: str) -> nn.Module:
             f"config.model.bands={bands} must be one or several numbers of at least 0, as many as "
             f"divide the {knobs.depth // knobs.groups} layers."
         )
-    if network is not decoder.Decoder and any(bands):
-        raise errors.UserError(
-            f"config.model.bands={bands} is for decoders: leave it (0,) in other networks."
-        )
-    if network is encoder_decoder.EncoderDecoder:
-        encoder_decoder.check(knobs)
-    if network is decoder.Decoder and knobs.table_width != knobs.width:
-        raise errors.UserError(
-            "config.model.embed_width is for encoders: leave it 0, for a decoder's tables are as "
-            "wide as the network."
-        )
+    for name in network.UNUSED:
+        value, default = getattr(knobs, name), network.Config.__dataclass_fields__[name].default
+        if value != default:
+            raise errors.UserError(
+                f"config.model.{name}={value!r} has no effect on the network "
+                f"{config['name']}: leave it {default!r}."
+            )
     if knobs.embed_width < 0:
         raise errors.UserError("config.model.embed_width must be at least 1, or 0: the width.")
     if knobs.head_size < 0:

@@ -78,12 +78,6 @@ class ReformerConfig(transformer.TransformerConfig):
             )
         elif self.axial_widths:
             raise errors.UserError("config.model.axial_widths needs config.model.axial_shape.")
-        plain = dict(norm_first=True, embed_width=0, token_types=0, sharing="none", groups=1)
-        for name, value in plain.items():
-            _require(
-                getattr(self, name) == value,
-                f"config.model.{name} has no effect on a Reformer: leave it at {value!r}.",
-            )
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -204,7 +198,7 @@ class FeedForward(nn.Module):
             layers.INITIALIZERS[c.init](c.residual_init_std),
             self.types,
             name="mlp",
-        )(x)
+        )(x, train=False)  # no dropout inside
 
 
 class Layer(NamedTuple):
@@ -305,6 +299,10 @@ class Reformer(nn.Module):
     config: ReformerConfig
     types: layers.Numerics
     Config = ReformerConfig
+    UNUSED = (
+        *("norm_first", "norm", "bias", "gated", "scaled_scores", "mlp_dropout", "token_types"),
+        *("embed_width", "sharing", "groups", "bands"),
+    )
 
     def setup(self):
         """Declares everything but the layers."""

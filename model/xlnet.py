@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-import errors
 from model import attention, layers, stack, transformer
 from model import distances as distances_lib
 
@@ -32,19 +31,6 @@ class Config(transformer.TransformerConfig):
 
     `max_positions` is the longest text that is generated; nothing is learned for a position.
     """
-
-    def __post_init__(self):
-        """Refuses knobs that would have no effect.
-
-        Raises:
-          UserError: for the first of them.
-        """
-        fixed = {"norm_first": False, "token_types": 0, "embed_width": 0, "sharing": "none"}
-        for name, value in {**fixed, "groups": 1, "causal": False}.items():
-            if getattr(self, name) != value:
-                raise errors.UserError(
-                    f"config.model.{name}={getattr(self, name)} is not for XLNet: leave it {value}."
-                )
 
 
 class Queries(NamedTuple):
@@ -198,11 +184,16 @@ class Block(nn.Module):
         attend = RelativeAttention(c, self.types, name="attention")
         y, cached = attend(x, memory, cached, view, train=self.train)
         x = add(x, y, "attention")
-        up = layers.Dense((c.mlp_width,), ("embed", "mlp"), init, self.types, name="mlp_up")
-        down = layers.Dense((c.width,), ("mlp", "embed"), out_init, self.types, name="mlp_down")
-        drop = layers.Dropout(c.dropout, name="inner_dropout")
-        y = down(drop(layers.ACTIVATIONS[c.activation](up(x)), train=self.train))
-        x = add(x, y, "mlp")
+        mlp = layers.Mlp(
+            c.mlp_width,
+            c.activation,
+            init,
+            out_init,
+            self.types,
+            dropout=c.mlp_dropout,
+            name="mlp",
+        )
+        x = add(x, mlp(x, train=self.train), "mlp")
         x = nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
         return x, (cached, x)
 
@@ -292,6 +283,10 @@ class XLNet(nn.Module):
     config: Config
     types: layers.Numerics
     Config = Config
+    UNUSED = (
+        *("norm_first", "norm", "bias", "gated", "scaled_scores", "token_types", "embed_width"),
+        *("sharing", "groups", "causal", "bands"),
+    )
 
     def setup(self):
         """Declares the embedder and the stack."""

@@ -173,8 +173,8 @@ def test_the_second_term_of_the_loss_is_the_square_of_log_z():
 @pytest.mark.parametrize(
     ("knob", "value", "message"),
     [
-        ("token_types", 2, "token_types=2 means nothing to an encoder_decoder"),
-        ("embed_width", 16, "embed_width=16 means nothing"),
+        ("token_types", 2, "token_types=2 has no effect on the network encoder_decoder"),
+        ("embed_width", 16, "embed_width=16 has no effect"),
         ("relative_buckets", 6, "relative_buckets=6 must be a multiple of 4"),
         ("relative_distance", 16, "must be above half of relative_buckets, 16"),
         ("norm", "rsm", "Did you mean 'rms'"),

@@ -303,7 +303,7 @@ def test_a_cache_continues_as_if_recomputed(kinds):
         (dict(axial_shape=(8, 9)), "must multiply to"),
         (dict(axial_widths=(8, 9)), "adding up to"),
         (dict(axial_shape=(), axial_widths=(16,)), "needs config.model.axial_shape"),
-        (dict(token_types=2), "has no effect on a Reformer"),
+        (dict(token_types=2), "has no effect on the network reformer"),
     ],
 )
 def test_wrong_knobs_are_told(knobs, message):

@@ -233,7 +233,7 @@ def test_dropout_falls_on_both_streams_and_inside(model):
         ("dropout", (PREDICTIONS, W)),  # the end
         ("attention_dropout", (both, W)),
         ("mlp_dropout", (both, W)),
-        ("inner_dropout", (both, F)),
+        ("Dropout_0", (both, F)),
         ("Dropout_0", (c.model.heads, both, LENGTH)),
     }
 
@@ -241,5 +241,5 @@ def test_dropout_falls_on_both_streams_and_inside(model):
 @pytest.mark.parametrize("knob", ["norm_first", "token_types", "causal", "embed_width"])
 def test_knobs_without_effect_are_refused(knob):
     c = tiny.config("xlnet")
-    with pytest.raises(UserError, match=f"{knob}=.* is not for XLNet"):
+    with pytest.raises(UserError, match=f"{knob}=.* has no effect on the network xlnet"):
         networks.build({**c.model, knob: 1}, "cpu")

@@ -30,10 +30,10 @@ LAYER = (
     _R("attention/segments", "X H K", "rel_attn.seg_embed", "X H K"),
     _R("attention_norm/scale", "D", "rel_attn.layer_norm.weight", "D"),
     _R("attention_norm/bias", "D", "rel_attn.layer_norm.bias", "D"),
-    _R("mlp_up/kernel", "D F", "ff.layer_1.weight", "F D"),
-    _R("mlp_up/bias", "F", "ff.layer_1.bias", "F"),
-    _R("mlp_down/kernel", "F D", "ff.layer_2.weight", "D F"),
-    _R("mlp_down/bias", "D", "ff.layer_2.bias", "D"),
+    _R("mlp/up/kernel", "D F", "ff.layer_1.weight", "F D"),
+    _R("mlp/up/bias", "F", "ff.layer_1.bias", "F"),
+    _R("mlp/down/kernel", "F D", "ff.layer_2.weight", "D F"),
+    _R("mlp/down/bias", "D", "ff.layer_2.bias", "D"),
     _R("mlp_norm/scale", "D", "ff.layer_norm.weight", "D"),
     _R("mlp_norm/bias", "D", "ff.layer_norm.bias", "D"),
 )
@@ -91,6 +91,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
         **model,
         "max_positions": POSITIONS,
         "attention_dropout": model["dropout"],
+        "mlp_dropout": model["dropout"],
         "activation": mapping.read_activation(config, "ff_activation", "gelu"),
         "init": "normal",
         "residual_init_std": model["init_std"],
@@ -104,10 +105,10 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
       UserError: for what XLNet's layout cannot express.
     """
     del objective
-    if model["dropout"] != model["attention_dropout"]:
+    if len({model[name] for name in ("dropout", "attention_dropout", "mlp_dropout")}) > 1:
         raise UserError(
-            "XLNet's layout has one dropout rate: set config.model.dropout and "
-            "config.model.attention_dropout to the same number."
+            "XLNet's layout has one dropout rate: set config.model.dropout, attention_dropout and "
+            "mlp_dropout to the same number."
         )
     width, heads = model["width"], model["heads"]
     if model.get("head_size", 0) not in (0, width // heads):
