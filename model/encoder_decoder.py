@@ -60,8 +60,14 @@ class Side(nn.Module):
             self.norm = layers.NORMS[c.norm](c.norm_eps, self.types)
 
     def __call__(self, x, ids, *, train, cache=None, cross=None) -> transformer.Output:
-        """Applies the stack to embeddings x of tokens with segment ids; with a cache they continue
-        it.
+        """Returns the stack's output, normalized.
+
+        Args:
+          x: embeddings [B T D].
+          ids: their segment ids [B T].
+          train: whether there is dropout.
+          cache: of the tokens before these, or None.
+          cross: what the decoder looks at besides.
         """
         x = nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
         keys, offset = ids, 0

@@ -48,10 +48,17 @@ def build(config: Mapping, platform: str) -> nn.Module:
       platform: the backend to compute on, see `layers.numerics`.
 
     Raises:
-      UserError: for an unknown name or key.
+      UserError: for an unknown name or key, or a network that the objective cannot train.
     """
     options = ml_collections.ConfigDict(config.objective).to_dict()
-    objective = OBJECTIVES[errors.one_of("config.objective.name", options.pop("name"), OBJECTIVES)]
+    name = errors.one_of("config.objective.name", options.pop("name"), OBJECTIVES)
+    objective = OBJECTIVES[name]
+    network = config.model.get("name", "")
+    if (name == "seq2seq_lm") != (network == "encoder_decoder"):
+        raise errors.UserError(
+            f"config.objective.name={name} does not suit config.model.name={network}: seq2seq_lm "
+            "and encoder_decoder belong together."
+        )
     known = set(objective.__dataclass_fields__) - {"network", "parent", "name"}
     for name in options:
         errors.one_of("key in config.objective:", name, known)

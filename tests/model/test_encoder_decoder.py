@@ -189,6 +189,14 @@ def test_wrong_knobs_are_told(knob, value, message):
         tiny.objective(c)
 
 
+@pytest.mark.parametrize(("page", "objective"), [("t5", "causal_lm"), ("gpt2", "seq2seq_lm")])
+def test_an_objective_for_another_network_is_told(page, objective):
+    c = tiny.config(page)
+    c.objective.name = objective
+    with pytest.raises(UserError, match="belong together"):
+        tiny.objective(c)
+
+
 def test_initial_values_are_those_of_the_released_code():
     c = tiny.config("t5", **{"model.width": 128, "model.heads": 8, "model.head_size": 16})
     network = tiny.params(c)["network"]
