@@ -214,7 +214,10 @@ class Stack(nn.Module):
 
         def group(x, inputs):
             shared, layers_of_group = inputs
-            cut = lambda p: p.reshape(-1, len(c.bands), *p.shape[1:])  # noqa: E731
+            if len(visible) == 1:  # without periods, whose cut costs a copy of the parameters
+                one = functools.partial(layer, visible[0], shared)
+                return jax.lax.scan(one, x, layers_of_group)
+            cut = lambda p: p.reshape(-1, len(visible), *p.shape[1:])  # noqa: E731
             inputs = jax.tree.map(cut, layers_of_group)
             x, outputs = jax.lax.scan(functools.partial(period, shared), x, inputs)
             return x, jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), outputs)
