@@ -126,16 +126,21 @@ def _scan(config, layer, visible, x, params, stored, memory):
     }
     own = {name: value for name, value in params.items() if name not in shared}
 
+    def one(shared, x, inputs, place=0):
+        own, *others = inputs
+        return layer(visible[place], x, ({**shared, **own}, *others))
+
     def period(shared, x, inputs):
         outputs = []
-        for i, allowed in enumerate(visible):
-            own, *others = jax.tree.map(operator.itemgetter(i), inputs)
-            x, output = layer(allowed, x, ({**shared, **own}, *others))
+        for i in range(len(visible)):
+            x, output = one(shared, x, jax.tree.map(operator.itemgetter(i), inputs), i)
             outputs.append(output)
         return x, jax.tree.map(lambda *of_layers: jnp.stack(of_layers), *outputs)
 
     def group(x, inputs):
         shared, layers_of_group = inputs
+        if len(visible) == 1:  # without periods, whose cut costs a copy of the parameters
+            return jax.lax.scan(functools.partial(one, shared), x, layers_of_group)
         cut = lambda p: p.reshape(-1, len(visible), *p.shape[1:])  # noqa: E731
         inputs = jax.tree.map(cut, layers_of_group)
         x, outputs = jax.lax.scan(functools.partial(period, shared), x, inputs)
