@@ -154,10 +154,12 @@ def test_a_projection_of_tinybert_has_the_published_size():
         ("base,start=techer", "must be teacher or random"),
         ("4,stage=task", "must be general"),
         ("4,stage=prediction", "A task is given"),
+        ("large,objective=mlm", "must be permutation_lm or masked_lm"),
     ],
 )
 def test_wrong_arguments_of_the_encoder_line(arg, message):
-    page = {"small": "electra", "base": "distilbert", "4": "tinybert"}[arg.split(",")[0]]
+    pages = {"small": "electra", "base": "distilbert", "4": "tinybert", "large": "xlnet"}
+    page = pages[arg.split(",")[0]]
     with pytest.raises(ValueError, match=message):
         load(page, arg)
 
