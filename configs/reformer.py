@@ -9,7 +9,9 @@ r"""Reformer: The Efficient Transformer (Kitaev et al., 2020).
 
 The paper gives data, sizes and rounds (sections 2 and 5); enwik8 and imagenet64 here are the models
 whose settings were released (trax, reformer_enwik8.gin and reformer_imagenet64.gin). Those see all
-keys of a chunk, in each round anew; the copy task has the paper's masks.
+keys of a chunk, in each round anew; the copy task has the paper's masks. Two things differ from
+the released code: initial values are normal, not uniform, and dropout within the feed-forward
+network, before its activation, is left out.
 """
 
 from configs import common
