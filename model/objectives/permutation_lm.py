@@ -44,7 +44,7 @@ class PermutationLM(nn.Module):
         output = self.network(batch, train=train, queries=queries, memory=memory)
         return self.output(output.hidden, self.network.embedder.tokens)
 
-    def predict(self, batch, cache: xlnet.Cache | None = None, *, last_only: bool = False):
+    def predict(self, batch, cache: xlnet.Cache | None = None):
         """Returns `logits`, and `cache` where the batch does not say what is to be predicted.
 
         With masked_positions the logits [B P V] are theirs, by the order in `rank`. Without, those
@@ -53,7 +53,6 @@ class PermutationLM(nn.Module):
         Args:
           batch: tokens and segment_ids [B T], or what training reads.
           cache: of the tokens before these, or None.
-          last_only: whether only the token after the last one [B 1 V] is wanted.
         """
         if "masked_positions" in batch:
             return {"logits": self._at_masked_positions(batch, train=False)}
@@ -61,8 +60,6 @@ class PermutationLM(nn.Module):
         places = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
         rank = places if cache is None else places + cache.length
         queries = xlnet.Queries(places + 1, rank + 1, ids, jnp.zeros_like(ids))
-        if last_only:
-            queries = xlnet.Queries(*(x[:, -1:] for x in queries))
         batch = {"tokens": batch["tokens"], "segment_ids": ids, "rank": rank}
         output = self.network(batch, train=False, queries=queries, cache=cache)
         logits = self.output(output.hidden, self.network.embedder.tokens)
@@ -77,14 +74,10 @@ class PermutationLM(nn.Module):
         """
         tokens, ids = batch["tokens"], batch["segment_ids"]
         rows, length = tokens.shape
-        cache = self.empty_cache(rows, length - 1 + room)
+        cache = self.network.empty_cache(rows, length - 1 + room)
         before = {"tokens": tokens[:, :-1], "segment_ids": ids[:, :-1]}
         cache = self.network(before, train=False, cache=cache).cache
         return cache, tokens[:, -1], batch["positions"][:, -1]
-
-    def empty_cache(self, rows: int, length: int) -> xlnet.Cache:
-        """Returns a cache with room for `length` tokens in each of `rows` rows."""
-        return self.network.empty_cache(rows, length)
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """Returns the operations of a step's products, forward and backward, from field shapes.

@@ -100,8 +100,8 @@ def test_ranks_from_left_to_right_make_a_left_to_right_model(model):
     whole = apply(model, batch, method="predict")["logits"]
     for t in (0, 4, LENGTH - 1):
         part = {k: v[:, : t + 1] for k, v in batch.items()}
-        last = apply(model, part, method="predict", last_only=True)["logits"]
-        np.testing.assert_allclose(last[:, 0], whole[:, t], rtol=1e-4, atol=1e-5)
+        last = apply(model, part, method="predict")["logits"]
+        np.testing.assert_allclose(last[:, -1], whole[:, t], rtol=1e-4, atol=1e-5)
     reach = influence(model, batch, lambda o: o.predict(batch)["logits"])
     np.testing.assert_array_equal(reach[:, 0], np.tri(LENGTH, dtype=bool))
     # And training's queries, all positions in that order, are the same predictions.
@@ -114,7 +114,9 @@ def test_ranks_from_left_to_right_make_a_left_to_right_model(model):
 def test_a_cache_continues_as_if_recomputed(model):
     batch = left_to_right(3, 16)
     whole = apply(model, batch, method="predict")["logits"]
-    cache = apply(model, 3, 20, method="empty_cache")
+    cache = apply(
+        model, 3, 20, method=lambda objective, *size: objective.network.empty_cache(*size)
+    )
     pieces = []
     for start, stop in ((0, 5), (5, 6), (6, 7), (7, 16)):
         part = {k: v[:, start:stop] for k, v in batch.items()}
@@ -130,7 +132,7 @@ def test_a_cache_continues_as_if_recomputed(model):
 
     def go_on(objective):
         cache, last, position = objective.begin(padded, 4)
-        cache = cache.repeat(2)
+        cache = cache.take(jnp.repeat(jnp.arange(2), 2))
         fed = {"tokens": jnp.repeat(last, 2)[:, None], "segment_ids": jnp.ones((4, 1), jnp.int32)}
         return objective.predict(fed, cache)["logits"][:, 0], position
 
