@@ -64,7 +64,8 @@ def make_train_step(
 
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0))
         # A batch that still grows ends in microbatches of padding alone, which cost nothing.
-        used = (slices["segment_ids"] > 0).any(axis=(1, 2)).sum()
+        real = (slices["segment_ids"] > 0).any(axis=(1, 2))
+        used = jnp.max(jnp.where(real, jnp.arange(microbatches) + 1, 0))
         return jax.lax.fori_loop(0, used, add, zeros)
 
     def train_step(state, batch, key):
