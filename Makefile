@@ -4,6 +4,7 @@ VENV ?= .venv
 RUNS ?= runs
 BIN = $(VENV)/bin
 EXTRAS ?= dev
+JOBS ?= 2# test files at a time; each holds up to 4 GiB
 
 .PHONY: install demo test test-slow lint
 
@@ -27,7 +28,7 @@ demo: install
 	  --prompt="Return the" --prompt="The class is" --prompt="If the file"
 
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses=$(JOBS) --dist=loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
