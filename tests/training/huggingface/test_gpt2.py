@@ -205,5 +205,5 @@ def test_refuses_what_the_network_cannot_express(saved, key):
 def test_refuses_to_export_what_the_layout_cannot_express(tmp_path, knobs):
     model, objective, params = random_model()
     with pytest.raises(UserError, match=next(iter(knobs))):
-        huggingface.save(tmp_path / "hf", model | knobs, objective, params)
+        huggingface.save(tmp_path / "hf", model | knobs, objective, params, family="gpt2")
     assert not (tmp_path / "hf").exists()

@@ -89,7 +89,8 @@ def test_refuses_to_export_what_the_layout_cannot_express(tmp_path, knobs):
 def test_refuses_to_export_a_fine_tuned_model(tmp_path):
     model, objective, params = random_model()
     with pytest.raises(UserError, match="gpt_classification"):
-        huggingface.save(tmp_path, model, objective | {"name": "gpt_classification"}, params)
+        tuned = objective | {"name": "gpt_classification"}
+        huggingface.save(tmp_path, model, tuned, params, family="openai-gpt")
 
 
 def test_a_gpt3_with_dense_attention_is_a_gpt2(tmp_path):
