@@ -31,7 +31,7 @@ test: install
 	$(BIN)/python -m pytest -m "not slow" --numprocesses=$(JOBS) --dist=loadfile
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses=$(JOBS)
 
 lint: install
 	$(BIN)/ruff format --check .
