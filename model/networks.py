@@ -34,8 +34,9 @@ def build(config: Mapping, platform: str) -> nn.Module:
         errors.one_of("key in config.model:", name, fields)
     if missing := {"vocab_size", "width", "depth", "heads", "mlp_width"} - set(knobs):
         raise errors.UserError(f"config.model lacks {', '.join(sorted(missing))}.")
-    if "bands" in knobs:
-        knobs["bands"] = tuple(knobs["bands"])  # a list, where it was read from a config.json
+    for name, value in knobs.items():
+        if isinstance(value, list):  # of a config.json
+            knobs[name] = tuple(value)
     knobs = network.Config(**knobs)
     errors.one_of("config.model.activation", knobs.activation, layers.ACTIVATIONS)
     errors.one_of("config.model.init", knobs.init, layers.INITIALIZERS)

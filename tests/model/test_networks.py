@@ -1,5 +1,7 @@
 """What every network and objective must hold: masks, packing, rematerialization, cache."""
 
+import json
+
 import batches
 import flax.linen as nn
 import jax
@@ -48,6 +50,16 @@ def test_heads_need_not_divide_the_width():
     kernel = params["network"]["stack"]["blocks"]["attention"]["query"]["kernel"]
     assert kernel.shape == (2, 32, 3, 5)
     assert network_output(c, params, batch).hidden.shape == (3, 16, 32)
+
+
+@pytest.mark.parametrize("page", ["gpt3", "reformer"])
+def test_lists_of_a_saved_config_are_knobs_as_well(page):
+    """JSON has no tuples, and an argument of compiled functions must be hashable."""
+    c = tiny.config(page)
+    saved = json.loads(c.to_json_best_effort())
+    network = networks.build(saved["model"], "cpu")
+    assert network == networks.build(c.model, "cpu")
+    assert hash(network) == hash(networks.build(c.model, "cpu"))
 
 
 def influence(c, params, batch, token):
