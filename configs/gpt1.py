@@ -9,7 +9,7 @@ Adam's betas and epsilon, which are those of its fine-tuning code here (opt.py),
 gradients in pre-training: there is none. Fine-tuning is in configs/finetune.py: model=gpt1-base.
 """
 
-from configs import common
+from configs import common, gpt2
 
 SIZES = {
     "tiny": dict(depth=4, width=128, heads=4),
@@ -70,19 +70,6 @@ def get_config(arg="base"):
     config.data.length = 512
     config.data.tokenizer.update(kind="word_bpe", vocab_size=40478, lowercase=True)
     if args.size == "tiny":
-        tiny(config)
+        gpt2.tiny(config)
+        config.optim.lr = 1e-3
     return common.quick(config) if args.quick else config
-
-
-def tiny(config):
-    """Sets what makes the smallest size learn from the embedded corpus within minutes."""
-    config.data.source = "embedded"
-    config.data.length = config.model.max_positions = 128
-    config.data.valid_fraction = 0.1  # of so few documents
-    config.data.tokenizer.vocab_size = config.model.vocab_size = 2048  # 1.5 MB of text
-    config.objective.logit_chunks = 1
-    config.batch_size = 16
-    config.total_steps = 700
-    config.optim.update(lr=1e-3, warmup_steps=100)
-    config.evals.update(every=500, batches=0)
-    config.checkpoint.every = 500

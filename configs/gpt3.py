@@ -12,7 +12,7 @@ the batch depends on the size, and that the cosine begins where the warm-up ends
 --config.model.bands="(0,)" all layers are dense, and the model can be exported as a GPT-2.
 """
 
-from configs import common
+from configs import common, gpt2
 
 # Table 2.1, named there Small, Medium, Large, XL, ...; batches in rows of 2048 tokens. Two lines of
 # the table contradict themselves, and appendix D's counts say which of their numbers hold: XL has
@@ -62,9 +62,7 @@ def get_config(arg="125m"):
         remat="full" if large else "dots",
     )
     depth = config.model.get_ref("depth").to_float()
-    config.model.residual_init_std = (
-        0.02 * (2 * depth) ** -0.5
-    )  # "modified initialization" of GPT-2
+    config.model.residual_init_std = 0.02 * (2 * depth) ** -0.5  # GPT-2's "modified initialization"
     config.objective = dict(name="causal_lm", logit_chunks=8)
 
     config.batch_size = rows
@@ -91,9 +89,7 @@ def get_config(arg="125m"):
     )
     config.data.length = LENGTH
     config.data.tokenizer.update(kind="byte_bpe", vocab_size=50257, lowercase=False)
-    config.data.stream.mask_documents = (
-        False  # rows are full, attention crosses the documents' ends
-    )
+    config.data.stream.mask_documents = False  # attention crosses the documents' ends
     if args.size == "tiny":
         tiny(config)
     else:
@@ -125,15 +121,8 @@ def spend(config, rows, ramp_tokens):
 
 def tiny(config):
     """Sets what makes the smallest size learn from the embedded corpus within minutes."""
+    gpt2.tiny(config)
     config.model.bands = (0, 16)
-    config.data.source = "embedded"
-    config.data.length = config.model.max_positions = 128
-    config.data.valid_fraction = 0.1  # of so few documents
-    config.data.tokenizer.vocab_size = config.model.vocab_size = 2048  # 1.5 MB of text
-    config.objective.logit_chunks = 1
     config.microbatches = 4
     config.batch_ramp.update(start=4, steps=100)
-    config.total_steps = 700
-    config.optim.update(warmup_steps=100, decay_steps=600)
-    config.evals.update(every=500, batches=0)
-    config.checkpoint.every = 500
+    config.optim.decay_steps = 600

@@ -150,15 +150,22 @@ def prepare_data(
             corpus, pipeline, cache / "examples", seed=config.seed, progress=progress
         ).items()
     )
-    if len(train) < config.batch_size:
-        raise UserError(
-            f"{data.source} gives {len(train)} training rows, fewer than batch_size="
-            f"{config.batch_size}: lower batch_size or data.length, or give more text."
-        )
+    _check_rows(
+        train, config, f"{data.source} gives", "lower batch_size or data.length, or give more text"
+    )
     text = Data(tokenizer, train, valid, corpus.manifest)
     if data.pipeline == "mixture":
         return _mixture_data(config, tokenizer, text, training)
     return text
+
+
+def _check_rows(train, config, what, advice):
+    """Refuses a training set that does not fill one batch."""
+    if len(train) < config.batch_size:
+        raise UserError(
+            f"{what} {len(train)} training rows, fewer than batch_size={config.batch_size}: "
+            f"{advice}."
+        )
 
 
 def _mixture_data(config, tokenizer, text, training):
@@ -209,11 +216,8 @@ def _task_data(kind, config, cache, tokenizer_dir, training):
         return Dataset(pipeline, records, config.seed, training=split == "train")
 
     train = dataset("train", data.train_path or data.path) if training else None
-    if training and len(train) < config.batch_size:
-        raise UserError(
-            f"{data.task} has {len(train)} training rows, fewer than batch_size="
-            f"{config.batch_size}: lower batch_size."
-        )
+    if training:
+        _check_rows(train, config, f"{data.task} has", "lower batch_size")
     return Data(tokenizer, train, dataset("valid", data.path), {})
 
 
@@ -233,11 +237,8 @@ def _textless_data(config, kind, tokenizer_dir):
         Dataset(pipeline, pipeline.records(split), config.seed, training=split == "train")
         for split in textless.SPLITS
     )
-    if len(train) < config.batch_size:
-        raise UserError(
-            f"{config.data.source} gives {len(train)} training rows, fewer than batch_size="
-            f"{config.batch_size}: lower batch_size, or give more images."
-        )
+    what = f"{config.data.source} gives"
+    _check_rows(train, config, what, "lower batch_size, or give more images")
     return Data(tokenizer, train, valid, {})
 
 

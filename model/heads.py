@@ -31,10 +31,7 @@ class MaskedLM(nn.Module):
         x = layers.Dense((table.width,), ("embed", "norm"), init, self.types, name="dense")(hidden)
         norm = layers.NORMS[c.norm](c.norm_eps, self.types, name="norm")
         x = norm(layers.ACTIVATIONS[c.activation](x))
-        zeros = nn.initializers.zeros
-        bias = layers.param(self, "bias", zeros, (c.vocab_size,), ("vocab_table",))
-        logits = table.logits(x).astype(jnp.float32) + bias
-        return nn.with_logical_constraint(logits, ("act_batch", "act_length", "act_vocab"))
+        return _token_scores(self, x, table)
 
 
 def masked_lm_flops(config: transformer.TransformerConfig, predictions: int) -> float:
@@ -50,10 +47,15 @@ class TokenScores(nn.Module):
     @nn.compact
     def __call__(self, hidden: Float[Array, "B P D"], table: layers.Embed) -> Float[Array, "B P V"]:
         """Returns float32 logits; `table` is the network's token embedding."""
-        zeros = nn.initializers.zeros
-        bias = layers.param(self, "bias", zeros, (self.config.vocab_size,), ("vocab_table",))
-        logits = table.logits(hidden).astype(jnp.float32) + bias
-        return nn.with_logical_constraint(logits, ("act_batch", "act_length", "act_vocab"))
+        return _token_scores(self, hidden, table)
+
+
+def _token_scores(module, hidden, table):
+    """Returns float32 logits [B P V] by the token table; the bias is a parameter of `module`."""
+    zeros = nn.initializers.zeros
+    bias = layers.param(module, "bias", zeros, (module.config.vocab_size,), ("vocab_table",))
+    logits = table.logits(hidden).astype(jnp.float32) + bias
+    return nn.with_logical_constraint(logits, ("act_batch", "act_length", "act_vocab"))
 
 
 class Pooler(nn.Module):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 import errors
-from model import attention, layers, lsh, reversible, transformer
+from model import attention, layers, lsh, reversible, stack, transformer
 
 # Kind of attention -> which parameters it has.
 KINDS = {
@@ -377,11 +377,7 @@ def _init_blocks(config, types, key):
         if count := len(config.layers_with(name)):
             layer = Layer(config, types, next(k for k, has in KINDS.items() if has == name))
             key, own = jax.random.split(key)
-            blocks[name] = jax.tree.map(
-                lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
-                jax.vmap(layer.init)(jax.random.split(own, count)),
-                is_leaf=lambda box: isinstance(box, nn.Partitioned),
-            )
+            blocks[name] = stack.init_stacked(layer.init, own, count)
     return blocks
 
 

@@ -6,7 +6,7 @@
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -189,6 +189,21 @@ def by_layer(params: PyTree, depth: int) -> PyTree:
     return split
 
 
+def init_stacked(init: Callable[[Array], PyTree], key: Array, count: int) -> PyTree:
+    """Returns the boxed parameters of `count` layers, stacked on a first axis.
+
+    Args:
+      init: makes the boxed parameters of one layer from a key.
+      key: of all of them.
+      count: how many.
+    """
+    return jax.tree.map(
+        lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
+        jax.vmap(init)(jax.random.split(key, count)),
+        is_leaf=lambda box: isinstance(box, nn.Partitioned),
+    )
+
+
 def _init_blocks(block: transformer.Block, cross_attention: bool, key: Array):
     """Returns the parameters of all layers, boxed with their axis names."""
     c = block.config
@@ -199,12 +214,5 @@ def _init_blocks(block: transformer.Block, cross_attention: bool, key: Array):
     def one(key):
         return block.init({"params": key}, x, None, allowed, None, None, cross)["params"]
 
-    def stack(key, count):
-        return jax.tree.map(
-            lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
-            jax.vmap(one)(jax.random.split(key, count)),
-            is_leaf=lambda box: isinstance(box, nn.Partitioned),
-        )
-
-    own, shared = (stack(key, count) for count in (c.depth, c.groups))
+    own, shared = (init_stacked(one, key, count) for count in (c.depth, c.groups))
     return {name: (shared if name in transformer.SHARING[c.sharing] else own)[name] for name in own}

@@ -199,7 +199,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """N blocks as one scan over stacked parameters, as in `transformer.Stack`."""
+    """N blocks as one scan over stacked parameters, as in `stack.Stack`."""
 
     config: Config
     types: layers.Numerics
@@ -251,11 +251,7 @@ def _init_blocks(block: Block, key: Array):
     true = jnp.ones((1, 1, 1, 1), bool)
     view = View(true, true, jnp.zeros((1, 2, c.width), x.dtype), None, 1, _no_places(1), 2)
     init = lambda key: block.init({"params": key}, x, None, None, view)["params"]  # noqa: E731
-    return jax.tree.map(
-        lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
-        jax.vmap(init)(jax.random.split(key, c.depth)),
-        is_leaf=lambda box: isinstance(box, nn.Partitioned),
-    )
+    return stack.init_stacked(init, key, c.depth)
 
 
 def _no_places(rows):
