@@ -1,112 +1,129 @@
-r"""Fine-tuning on a GLUE task, by the recipe of BERT (Devlin et al., NAACL 2019, section 4.1).
-
-With model=gpt1-base by that of GPT-1 (Radford et al., 2018, sections 3.2, 3.3 and 4.1).
+r"""Fine-tuning on a labeled task, by the recipe of the network's own paper (configs/recipes.py).
 
     python train.py --config=configs/finetune.py:model=bert-base,task=mrpc --workdir=DIR \\
         --config.init_from=DIR --config.data.path=GLUE
 
-`model` is PAGE-SIZE: the network of configs/PAGE.py:SIZE, so every encoder of the house is here.
-`init_from` is a workdir of that page or a published checkpoint, whose vocabulary is used and whose
-pre-training heads, all but the pooler, are left out.
-
-The paper takes the best of four learning rates (5e-5, 4e-5, 3e-5, 2e-5) on the dev set, for large
-models on small tasks also the best of several seeds; 2e-5 is the default of its README's commands.
+`model` is PAGE-SIZE: the network of configs/PAGE.py:SIZE. Every encoder of the house reads a task
+as BERT does (Devlin et al., 2019, section 4.1), model=gpt1-base as GPT-1 does (Radford et al.,
+2018, sections 3.2 and 3.3) and model=t5-base as a text that asks for a text (Raffel et al., 2020,
+section 2.4). `init_from` is a workdir of that page or a published checkpoint, whose vocabulary is
+used and whose pre-training heads, all but the pooler, are left out.
 """
 
 import importlib
 import importlib.util
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-from configs import common
+import ml_collections
 
+from configs import common, recipes
+
+# A class, or a number (one class: regression), for a text or a pair: GLUE. data_pipeline/tasks has
+# what is not here. `rows` of the published training set; `best`, the metric of the dev set by which
+# a checkpoint is chosen: that of BERT's table 1.
+CLASSIFICATION = {
+    "cola": dict(classes=2, rows=8_551, best="matthews"),
+    "sst-2": dict(classes=2, rows=67_349, best="accuracy"),
+    "mrpc": dict(classes=2, rows=3_668, best="f1"),
+    "sts-b": dict(classes=1, rows=5_749, best="spearman"),
+    "qqp": dict(classes=2, rows=363_846, best="f1"),
+    "mnli": dict(classes=3, rows=392_702, best="accuracy"),
+    "mnli-mm": dict(classes=3, rows=392_702, best="accuracy"),
+    "qnli": dict(classes=2, rows=104_743, best="accuracy"),
+    "rte": dict(classes=2, rows=2_490, best="accuracy"),
+    "wnli": dict(classes=2, rows=635, best="accuracy"),  # BERT's paper leaves it out
+}
 # Of these pairs GPT-1 reads both orders.
 SYMMETRIC = ("mrpc", "sts-b", "qqp")
-# Classes (1: regression) and published training rows. data_pipeline/tasks has the rest.
-TASKS = {
-    "cola": dict(classes=2, rows=8_551),
-    "sst-2": dict(classes=2, rows=67_349),
-    "mrpc": dict(classes=2, rows=3_668),
-    "sts-b": dict(classes=1, rows=5_749),  # not in BERT's code: the raw score, as in TinyBERT's
-    "qqp": dict(classes=2, rows=363_846),
-    "mnli": dict(classes=3, rows=392_702),
-    "mnli-mm": dict(classes=3, rows=392_702),
-    "qnli": dict(classes=2, rows=104_743),
-    "rte": dict(classes=2, rows=2_490),
-    "wnli": dict(classes=2, rows=635),  # the paper leaves it out
-}
+
+
+class Network(NamedTuple):
+    """The network that is tuned: model=PAGE-SIZE, and the config of its pre-training."""
+
+    page: str
+    size: str
+    config: ml_collections.ConfigDict
+
+
+def classification(config, network: Network, name: str, task: Mapping) -> None:
+    """Sets the objective and the rows of a task of CLASSIFICATION; in place."""
+    head = dict(classes=task["classes"], dropout=0.1)
+    if network.page == "gpt1":
+        config.objective = dict(name="gpt_classification", lm_weight=0.5, logit_chunks=8, **head)
+        config.data.pipeline = "gpt_classification"
+        if name in SYMMETRIC:
+            config.data.length = 2 * min(config.data.length, config.model.max_positions // 2)
+    elif network.page == "t5":
+        config.objective = network.config.objective
+        config.data.pipeline = "mixture"  # of this task alone
+        config.data.mixture.update(tasks=(name.removesuffix("-mm"),), unsupervised=0)
+    else:
+        config.objective = dict(name="classification", **head)
+        config.data.pipeline = "classification"
+
+
+class Kind(NamedTuple):
+    """Tasks that ask for the same: a table of them by name, and what sets a config to one."""
+
+    tasks: Mapping[str, Mapping]
+    prepare: Callable[[ml_collections.ConfigDict, Network, str, Mapping], None]
+
+
+KINDS = {"classification": Kind(CLASSIFICATION, classification)}
+TASKS = {name: kind for kind in KINDS for name in KINDS[kind].tasks}
 
 
 def get_config(arg=""):
-    """Returns the config; `arg` is `model=PAGE-SIZE[,task=T][,epochs=E][,rows=N][,quick=1]`.
+    """Returns the config of `model=PAGE-SIZE[,task=T][,epochs=E][,rows=N][,recipe=PAGE][,quick=1]`.
 
-    The number of steps is epochs x rows / batch_size, and follows an overridden batch_size; `rows`
-    is the size of another training set than the published one, such as an augmented one.
+    `epochs` is the recipe's by default, `recipe` that of the network's page; `rows` is the size of
+    another training set than the published one, such as an augmented one.
     """
-    args = common.parse_arg(arg, model="bert-base", task="mrpc", epochs=3, rows=0, quick=False)
+    args = common.parse_arg(
+        arg, model="bert-base", task="mrpc", epochs=0, rows=0, recipe="", quick=False
+    )
     if args.task not in TASKS:
         raise ValueError(f"Unknown task {args.task!r}. Choose one of: {', '.join(TASKS)}.")
-    if args.epochs < 1 or args.rows < 0:
-        raise ValueError(f"epochs={args.epochs} must be at least 1 and rows={args.rows} positive.")
-    task = TASKS[args.task]
-    page = _page(args.model)
+    if args.epochs < 0 or args.rows < 0:
+        raise ValueError(f"epochs={args.epochs} and rows={args.rows} must be at least 0.")
+    network = _network(args.model, args.quick)
+    kind = KINDS[TASKS[args.task]]
+    task = kind.tasks[args.task]
 
     config = common.base()
-    config.model = page.model
-    config.objective = dict(name="classification", classes=task["classes"], dropout=0.1)
-
-    config.batch_size = 32
-    # int(rows / batch * epochs), as in run_classifier.py
-    config.total_steps = args.epochs * (args.rows or task["rows"]) // config.get_ref("batch_size")
-    config.optim.update(
-        name="adamw",
-        lr=2e-5,
-        schedule="linear_from_start",
-        decay_steps=0,
-        b1=0.9,
-        b2=0.999,
-        eps=1e-6,
-        weight_decay=0.01,
-        bias_correction=False,  # as in optimization.py; the paper says Adam and no more
-        clip_norm=1.0,
+    config.model = network.config.model
+    recipes.apply(
+        config,
+        args.recipe or (network.page if network.page in recipes.RECIPES else "bert"),
+        network.size,
+        args.task.removesuffix("-mm"),
+        published=task["rows"],
+        rows=args.rows,
+        epochs=args.epochs,
     )
-    config.optim.warmup_steps = config.get_ref("total_steps") // 10
-
-    config.data.pipeline = "classification"
     config.data.source = ""
     config.data.task = args.task
-    config.data.length = min(128, config.model.max_positions)
-    config.data.tokenizer = page.data.tokenizer
-    gpt1 = args.model.partition("-")[0] == "gpt1"
-    if gpt1:
-        _gpt1(config, task, args.task)
-    config.evals.update(every=500, batches=0)  # the whole dev set
-    config.checkpoint.every = 500
+    config.data.tokenizer = network.config.data.tokenizer
+    kind.prepare(config, network, args.task, task)
+
+    # Ten times in a run, so that there is a best checkpoint; on the whole dev set.
+    config.evals.update(every=(config.get_ref("total_steps") + 9) // 10, batches=0)
+    config.checkpoint.every = (config.get_ref("total_steps") + 9) // 10
     if args.quick:
+        config.model = {}  # the page has shrunk it in its own way
         common.quick(config)
-    if gpt1:
+        config.model = network.config.model
+    if network.page == "gpt1":
         config.model.vocab_size += 3  # start, delimiter and extract tokens
     return config
 
 
-def _gpt1(config, task, name):
-    """Sets GPT-1's way: a language model beside the task, and its hyperparameters."""
-    config.objective = dict(
-        name="gpt_classification",
-        classes=task["classes"],
-        lm_weight=0.5,
-        logit_chunks=8,
-        dropout=0.1,
-    )
-    config.data.pipeline = "gpt_classification"
-    if name in SYMMETRIC:
-        config.data.length = 2 * min(128, config.model.max_positions // 2)
-    config.optim.update(lr=6.25e-5, eps=1e-8, bias_correction=True)
-    # 0.2 % of the training; opt.py's decay is in effect during the warm-up too, ours is not.
-    config.optim.warmup_steps = config.get_ref("total_steps") // 500
-
-
-def _page(model):
-    """Returns the config of the page and size that `model` names."""
-    name, _, size = model.partition("-")
-    if name in ("finetune", "common") or not importlib.util.find_spec(f"configs.{name}"):
-        raise ValueError(f"model={model!r}: there is no configs/{name}.py; give PAGE-SIZE.")
-    return importlib.import_module(f"configs.{name}").get_config(size)
+def _network(model, quick):
+    """Returns the page and size that `model` names, and their config."""
+    page, _, size = model.partition("-")
+    others = ("finetune", "common", "recipes", "ablations")
+    if page in others or not importlib.util.find_spec(f"configs.{page}"):
+        raise ValueError(f"model={model!r}: there is no configs/{page}.py; give PAGE-SIZE.")
+    arg = f"{size},quick=1" if quick else size
+    return Network(page, size, importlib.import_module(f"configs.{page}").get_config(arg))

@@ -9,12 +9,13 @@ import jax
 import optax
 import pytest
 
-from configs import common
+from configs import common, finetune, recipes
 from model import objectives
 from training import state
 
 CONFIGS = pathlib.Path(common.__file__).parent
-PAGES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "common"))
+NO_PAGES = ("__init__", "common", "recipes")
+PAGES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in NO_PAGES)
 
 # From the tensor shapes of the released checkpoints: the token table once (tied); for BERT with
 # pooler, masked-LM and next-sentence heads; for GPT-2 the authors' corrected counts; for GPT-3 what
@@ -216,7 +217,67 @@ def test_finetuning_steps_follow_the_batch():
 
 
 @pytest.mark.parametrize(
-    "arg", ["bert-huge", "brt-base", "bert-base,task=sst2", "bert-base,epochs=0", "common-base"]
+    ("arg", "steps", "warmup", "batch", "lr", "length"),
+    [
+        ("roberta-base,task=rte", 2490 * 10 // 16, 93, 16, 2e-5, 512),  # table 10, released configs
+        ("roberta-base,task=qnli", 104_743 * 10 // 32, 1963, 32, 1e-5, 512),
+        ("albert-base,task=mnli-mm", 10_000, 1000, 128, 3e-5, 512),  # table 14
+        ("albert-base,task=rte", 800, 200, 32, 3e-5, 512),
+        ("electra-large,task=rte", 2490 * 10 // 32, 77, 32, 5e-5, 128),  # table 7
+        ("electra-small,task=mrpc", 343, 34, 32, 3e-4, 128),
+        ("xlnet-large,task=mnli", 10_000, 1000, 128, 2e-5, 128),  # table 8
+        ("tinybert-4,task=cola", 801, 80, 32, 3e-5, 64),
+        ("gpt1-base,task=sst-2", 67_349 * 3 // 32, 12, 32, 6.25e-5, 128),
+        ("t5-small,task=mrpc", 2**18, 0, 8, 1e-3, 512),
+        ("electra-small,task=mrpc,recipe=bert", 343, 34, 32, 2e-5, 128),
+    ],
+)
+def test_recipes_are_the_papers(arg, steps, warmup, batch, lr, length):
+    c = load("finetune", arg)
+    found = c.total_steps, c.optim.warmup_steps, c.batch_size, c.optim.lr, c.data.length
+    assert found == (steps, warmup, batch, lr, length)
+
+
+def test_recipes_differ_where_the_papers_do():
+    albert = load("finetune", "albert-base,task=qqp").model
+    assert albert.dropout == albert.attention_dropout == 0.1
+    assert load("finetune", "albert-base,task=mrpc").model.dropout == 0.0
+    assert load("finetune", "electra-base").optim.layer_decay == 0.8
+    assert load("finetune", "electra-large").optim.layer_decay == 0.9
+    assert load("finetune", "roberta-base").optim.no_decay == ()
+    # Steps that the paper counts belong to the published training set; epochs replace them.
+    assert load("finetune", "albert-base,task=rte,rows=4980").total_steps == 1600
+    assert load("finetune", "albert-base,task=rte,epochs=2").total_steps == 2 * 2490 // 32
+
+
+@pytest.mark.parametrize("page", sorted(recipes.RECIPES))
+def test_recipes_name_tasks_and_sizes_that_exist(page):
+    recipe = recipes.RECIPES[page]
+    assert set(recipe.get("tasks", {})) <= set(finetune.TASKS)
+    for size in recipe.get("sizes", {}):
+        load("finetune", f"{page}-{size}")
+
+
+@pytest.mark.parametrize("model", ["t5-tiny", "distilbert-tiny", "xlnet-tiny", "gpt1-tiny"])
+def test_quick_tunes_the_network_of_the_quick_page(model):
+    page, _, size = model.partition("-")
+    tuned, trained = load("finetune", f"{model},quick=1"), load(page, f"{size},quick=1")
+    names = ("depth", "width", "heads", "mlp_width")
+    assert [tuned.model[n] for n in names] == [trained.model[n] for n in names]
+    assert tuned.total_steps == 20
+
+
+@pytest.mark.parametrize(
+    "arg",
+    [
+        "bert-huge",
+        "brt-base",
+        "bert-base,task=sst2",
+        "bert-base,epochs=-1",
+        "bert-base,recipe=brt",
+        "common-base",
+        "recipes-base",
+    ],
 )
 def test_wrong_finetuning_is_told(arg):
     with pytest.raises(ValueError, match="Unknown|must be|there is no configs"):

@@ -188,7 +188,10 @@ def test_a_wrong_file_is_told(tmp_path, task, file, text, message):
 @pytest.mark.parametrize(
     "content",
     [b"sentence\tlabel\nT\xf6r\t1\n", gzip.compress(b"a\n" * 99)[:-9]],
-    ids=["latin-1", "cut"],  # not the bytes: gzip's hold the time, and xdist's workers compare names
+    ids=[
+        "latin-1",
+        "cut",
+    ],  # not the bytes: gzip's hold the time, and xdist's workers compare names
 )
 def test_an_unreadable_file_is_told(tmp_path, content):
     (tmp_path / "train.tsv").write_bytes(content)
@@ -361,7 +364,7 @@ def test_a_wrong_config_is_told(config, overrides, message):
 
 
 def test_the_config_page_agrees_with_the_tasks():
-    assert set(finetune.TASKS) == set(TASKS)
+    assert set(finetune.CLASSIFICATION) == set(TASKS)
     for name, task in TASKS.items():
-        assert finetune.TASKS[name]["classes"] == max(1, len(task.classes))
-        assert finetune.TASKS[name]["rows"] == task.rows["train"]
+        assert finetune.CLASSIFICATION[name]["classes"] == max(1, len(task.classes))
+        assert finetune.CLASSIFICATION[name]["rows"] == task.rows["train"]
