@@ -4,16 +4,15 @@ Columns are found by their names, so that a file with fewer of them does as well
 line and a quote is a character like any other: fields hold unbalanced ones.
 """
 
-import gzip
 import math
 import os
 import pathlib
-import zlib
 from typing import NamedTuple
 
+from data_pipeline.tasks import task_files
 from errors import UserError
 
-SPLITS = ("train", "valid", "test")
+SPLITS = task_files.SPLITS
 
 
 class Task(NamedTuple):
@@ -137,7 +136,7 @@ def read(task: Task, path: str | os.PathLike, split: str) -> list[Example]:
 def read_table(task: Task, path: str | os.PathLike, split: str) -> Table:
     """Reads the file of a split; arguments and errors are those of `read`."""
     file = find(task, path, split)
-    lines = _read_text(file).split("\n")
+    lines = task_files.read_text(file).split("\n")
     if lines[-1] == "":
         lines.pop()
     # Test files always have a header; CoLA's other files have none.
@@ -196,24 +195,9 @@ def column(table: Table, name: str) -> int:
 
 
 def find(task: Task, path: str | os.PathLike, split: str) -> pathlib.Path:
-    """Returns the file of a split; arguments and errors are those of `read`.
-
-    A file named `.part`, a part of the official one, is taken where the whole is not there.
-    """
-    path = pathlib.Path(path).expanduser()
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise UserError(f"There is nothing at {path}: give the folder of {task.folder} or GLUE.")
+    """Returns the file of a split; arguments and errors are those of `read`."""
     name = task.files[SPLITS.index(split)]
-    for folder in (path / task.folder, path):
-        for suffix in (".tsv", ".tsv.gz", ".part.tsv", ".part.tsv.gz"):
-            if (folder / (name + suffix)).is_file():
-                return folder / (name + suffix)
-    raise UserError(
-        f"There is no {name}.tsv or {name}.tsv.gz in {path} or its folder {task.folder}: put the "
-        "official file there."
-    )
+    return task_files.find(path, (task.folder,), (name,), ".tsv", f"{task.folder} or GLUE")
 
 
 def _score(text: str) -> float | None:
@@ -222,13 +206,3 @@ def _score(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-
-
-def _read_text(path: pathlib.Path) -> str:
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        return content.decode("utf-8-sig")  # MRPC's files begin with a byte order mark
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): fetch it again.") from error
