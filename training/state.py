@@ -36,7 +36,7 @@ class Init:
 
     def abstract(self, mesh: Mesh, rules) -> TrainState:
         """Returns shapes with shardings, unboxed; no memory is used."""
-        boxed = jax.eval_shape(self, jax.random.key(0))
+        boxed = jax.eval_shape(lambda: self(jax.random.key(0)))  # the mesh may be one we lack
         shardings = sharding.state_shardings(boxed, mesh, rules)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
