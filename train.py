@@ -81,6 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
             workdir / "checkpoints",
             keep=config.checkpoint.keep,
             keep_best=config.checkpoint.keep_best,
+            best=config.checkpoint.best,
         )
         meta = {"tokenizer": data.tokenizer.fingerprint, "batch_size": config.batch_size}
         meta["batch_ramp"] = config.batch_ramp.to_dict()

@@ -55,7 +55,8 @@ def base() -> ml_collections.ConfigDict:
         {
             "every": 1000,  # steps between saves; the last step is always saved
             "keep": 2,  # the newest ones
-            "keep_best": 1,  # and those with the lowest valid/loss
+            "keep_best": 1,  # and those that are best on held-out rows
+            "best": "min:valid/loss",  # by this metric: max: the more, the better
         }
     )
     config.log = ml_collections.ConfigDict(

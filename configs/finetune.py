@@ -105,6 +105,7 @@ def get_config(arg=""):
     config.data.source = ""
     config.data.task = args.task
     config.data.tokenizer = network.config.data.tokenizer
+    config.checkpoint.best = f"max:valid/{task['best']}"
     kind.prepare(config, network, args.task, task)
 
     # Ten times in a run, so that there is a best checkpoint; on the whole dev set.

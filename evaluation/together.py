@@ -123,7 +123,10 @@ def train(
             meta = {"tokenizer": d.tokenizer.fingerprint, "batch_size": config.batch_size}
             meta["batch_ramp"] = config.batch_ramp.to_dict()
             with log.aside("save"):
-                saver = checkpoint.Checkpointer(workdir / "checkpoints", keep=1, keep_best=0)
+                best = config.checkpoint.best
+                saver = checkpoint.Checkpointer(
+                    workdir / "checkpoints", keep=1, keep_best=0, best=best
+                )
                 saver.save(config.total_steps, state, meta=meta, metrics=results[i])
                 saver.close()
         return results
