@@ -166,9 +166,12 @@ def data() -> ml_collections.ConfigDict:
     )
     # a labeled task (fine-tuning)
     config.task = ""  # see data_pipeline/tasks
-    config.path = config_dict.placeholder(str)  # the folder of the task, or of GLUE
+    # The folder of the task or of GLUE, or a library's set (tfds:glue, hf:nyu-mll/glue); none: the
+    # library that has it, see data_pipeline/tasks/published.py.
+    config.path = config_dict.placeholder(str)
     # another file of training rows, such as the one that scripts/augment.py writes
     config.train_path = config_dict.placeholder(str)
+    config.both_orders = False  # train on every pair in both orders, which doubles the rows
     return config
 
 
