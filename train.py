@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 import errors
 from data_pipeline import loader, pipeline, progress
-from evaluation import evaluate
+from evaluation import evaluate, scoring
 from model import objectives
 from training import (
     checkpoint,
@@ -81,6 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
             workdir / "checkpoints",
             keep=config.checkpoint.keep,
             keep_best=config.checkpoint.keep_best,
+            best=config.checkpoint.best,
         )
         meta = {"tokenizer": data.tokenizer.fingerprint, "batch_size": config.batch_size}
         meta["batch_ramp"] = config.batch_ramp.to_dict()
@@ -134,9 +135,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
 
         def validate():
             with log.aside("eval"), batches(data.valid, end_step=held_out_batches) as held_out:
-                values = evaluate.evaluate(
-                    eval_step, state.params, held_out, objective.weights, config.data.task
-                )
+                scorer = scoring.scorer(config, data)
+                weights = objective.weights
+                values = evaluate.evaluate(eval_step, state.params, held_out, weights, scorer)
             return {f"valid/{name}": value for name, value in values.items()}
 
         def save(step, metrics):

@@ -55,7 +55,8 @@ def base() -> ml_collections.ConfigDict:
         {
             "every": 1000,  # steps between saves; the last step is always saved
             "keep": 2,  # the newest ones
-            "keep_best": 1,  # and those with the lowest valid/loss
+            "keep_best": 1,  # and those that are best on held-out rows
+            "best": "min:valid/loss",  # by this metric: max: the more, the better
         }
     )
     config.log = ml_collections.ConfigDict(
@@ -165,9 +166,12 @@ def data() -> ml_collections.ConfigDict:
     )
     # a labeled task (fine-tuning)
     config.task = ""  # see data_pipeline/tasks
-    config.path = config_dict.placeholder(str)  # the folder of the task, or of GLUE
+    # The folder of the task or of GLUE, or a library's set (tfds:glue, hf:nyu-mll/glue); none: the
+    # library that has it, see data_pipeline/tasks/published.py.
+    config.path = config_dict.placeholder(str)
     # another file of training rows, such as the one that scripts/augment.py writes
     config.train_path = config_dict.placeholder(str)
+    config.both_orders = False  # train on every pair in both orders, which doubles the rows
     return config
 
 

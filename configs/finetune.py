@@ -48,7 +48,7 @@ class Network(NamedTuple):
 
 def classification(config, network: Network, name: str, task: Mapping) -> None:
     """Sets the objective and the rows of a task of CLASSIFICATION; in place."""
-    head = dict(classes=task["classes"], dropout=0.1)
+    head = dict(classes=task["classes"], dropout=0.1, scale=1.0)
     if network.page == "gpt1":
         config.objective = dict(name="gpt_classification", lm_weight=0.5, logit_chunks=8, **head)
         config.data.pipeline = "gpt_classification"
@@ -93,7 +93,7 @@ def get_config(arg=""):
 
     config = common.base()
     config.model = network.config.model
-    recipes.apply(
+    objective = recipes.apply(
         config,
         args.recipe or (network.page if network.page in recipes.RECIPES else "bert"),
         network.size,
@@ -105,7 +105,9 @@ def get_config(arg=""):
     config.data.source = ""
     config.data.task = args.task
     config.data.tokenizer = network.config.data.tokenizer
+    config.checkpoint.best = f"max:valid/{task['best']}"
     kind.prepare(config, network, args.task, task)
+    config.objective.update({k: v for k, v in objective.items() if k in config.objective})
 
     # Ten times in a run, so that there is a best checkpoint; on the whole dev set.
     config.evals.update(every=(config.get_ref("total_steps") + 9) // 10, batches=0)

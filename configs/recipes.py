@@ -3,7 +3,8 @@
 A recipe holds the values of `every` task, then those of some sizes and of some tasks; later ones
 win. Keys: batch_size; length (tokens in a row); epochs, or steps where the paper counts these (for
 the published training set); warmup, its share of the steps as a fraction; dropout, of the network
-where it is not that of pre-training; all others are of the optim section.
+where it is not that of pre-training; scale, what a regression's output is multiplied by;
+both_orders, as in the data section; all others are of the optim section.
 """
 
 import ml_collections
@@ -53,7 +54,7 @@ RECIPES = {
         tasks={
             "rte": dict(lr=2e-5, batch_size=16),
             "mrpc": dict(batch_size=16),
-            "sts-b": dict(lr=2e-5, batch_size=16),
+            "sts-b": dict(lr=2e-5, batch_size=16, scale=5.0),
             "cola": dict(batch_size=16),
         },
     ),
@@ -86,7 +87,11 @@ RECIPES = {
             "small": dict(lr=3e-4),
             "large": dict(lr=5e-5, layer_decay=0.9),
         },
-        tasks={"rte": dict(epochs=10), "sts-b": dict(epochs=10)},
+        tasks={  # both orders and the scores between 0 and 1 are the code's
+            "rte": dict(epochs=10),
+            "sts-b": dict(epochs=10, both_orders=True, scale=5.0),
+            "mrpc": dict(both_orders=True),
+        },
     ),
     # Sanh et al., 2019, do not tell theirs.
     "distilbert": dict(every=_BERT),
@@ -142,7 +147,7 @@ def apply(
     published: int,
     rows: int,
     epochs: int,
-) -> None:
+) -> dict:
     """Sets the hyperparameters of a recipe, in place.
 
     The number of steps is int(epochs x rows / batch_size), as in BERT's run_classifier.py, and
@@ -157,6 +162,9 @@ def apply(
       rows: those of another one that is used instead; 0: it is the published one.
       epochs: 0: those, or the steps, of the recipe.
 
+    Returns:
+      What is for the objective, where that has it.
+
     Raises:
       ValueError: for an unknown recipe.
     """
@@ -168,16 +176,19 @@ def apply(
     values |= layers.get("tasks", {}).get(task, {})
 
     config.batch_size = values.pop("batch_size")
-    steps = values.pop("steps", 0)
-    epochs, recommended = epochs or 0, values.pop("epochs")
+    config.data.both_orders = values.pop("both_orders", False)
+    steps, recommended = values.pop("steps", 0), values.pop("epochs")
     if steps and not epochs:
         config.total_steps = steps * (rows or published) // published
     else:
-        whole = (epochs or recommended) * (rows or published)
+        orders = 2 if config.data.both_orders else 1
+        whole = (epochs or recommended) * orders * (rows or published)
         config.total_steps = whole // config.get_ref("batch_size")
     part, of = values.pop("warmup")
     config.optim.warmup_steps = config.get_ref("total_steps") * part // of
     config.data.length = min(values.pop("length"), config.model.max_positions)
     if "dropout" in values:
         config.model.dropout = config.model.attention_dropout = values.pop("dropout")
+    objective = {"scale": values.pop("scale", 1.0)}
     config.optim.update(values)
+    return objective

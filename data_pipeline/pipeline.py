@@ -95,6 +95,7 @@ def prepare_data(
     progress: corpora.Progress | None = None,
     *,
     training: bool = True,
+    split: str = "valid",
 ) -> Data:
     """Makes whatever is missing in the cache (vocabulary, corpus, examples) and opens it.
 
@@ -104,6 +105,7 @@ def prepare_data(
         there.
       progress: called as the work goes on.
       training: whether a task's training rows are needed too.
+      split: of a task, whose rows are held out.
 
     Raises:
       UserError: for anything in the config that does not fit the text, the vocabulary or the model.
@@ -117,7 +119,7 @@ def prepare_data(
         )
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
     if issubclass(kind, classification.Classification):
-        return _task_data(kind, config, cache, tokenizer_dir, training)
+        return _task_data(kind, config, cache, tokenizer_dir, training, split)
     if data.pipeline == "mixture" and not data.mixture.unsupervised:
         tokenizer = _given_tokenizer(config, cache, tokenizer_dir, "data.mixture without text")
         return _mixture_data(config, tokenizer, None, training)
@@ -173,8 +175,6 @@ def _mixture_data(config, tokenizer, text, training):
     data, chosen = config.data, config.data.mixture
     if not chosen.tasks:
         raise UserError("data.mixture.tasks is empty: name tasks, or set data.pipeline=corruption.")
-    if data.path is None:
-        raise UserError("data.path is not set: give the folder of GLUE.")
     target = text.train.pipeline.target_length if text else chosen.target_length
     parts = {"train": {}, "valid": {}}
     for name in chosen.tasks:
@@ -195,8 +195,8 @@ def _mixture_data(config, tokenizer, text, training):
     return Data(tokenizer, train if training else None, valid, text.manifest if text else {})
 
 
-def _task_data(kind, config, cache, tokenizer_dir, training):
-    """Reads a task's files; its rows are made anew in every run, and nothing is cached."""
+def _task_data(kind, config, cache, tokenizer_dir, training, split):
+    """Reads a task; its rows are made anew in every run, and nothing is cached."""
     data = config.data
     task = TASKS[one_of("data.task", data.task, TASKS)]
     classes = max(1, len(task.classes))
@@ -205,20 +205,19 @@ def _task_data(kind, config, cache, tokenizer_dir, training):
             f"config.objective.classes={config.objective.classes} does not suit {data.task}: set "
             f"it to {classes}{'' if task.classes else ', which means regression'}."
         )
-    if data.path is None:
-        raise UserError(f"data.path is not set: give the folder of {task.folder} or of GLUE.")
     what = f"The task {data.task}"
     tokenizer = _given_tokenizer(config, cache, tokenizer_dir, what, kind.adapt)
     pipeline = kind(data, tokenizer)
 
-    def dataset(split, path):
-        records = pipeline.write(glue.read(task, path, split))
-        return Dataset(pipeline, records, config.seed, training=split == "train")
-
-    train = dataset("train", data.train_path or data.path) if training else None
+    train = None
     if training:
+        examples = glue.read(task, data.train_path or data.path, "train")
+        if data.both_orders:
+            examples += [example._replace(texts=example.texts[::-1]) for example in examples]
+        train = Dataset(pipeline, pipeline.write(examples), config.seed, training=True)
         _check_rows(train, config, f"{data.task} has", "lower batch_size")
-    return Data(tokenizer, train, dataset("valid", data.path), {})
+    held_out = pipeline.write(glue.read(task, data.path, split))
+    return Data(tokenizer, train, Dataset(pipeline, held_out, config.seed, training=False), {})
 
 
 def _textless_data(config, kind, tokenizer_dir):

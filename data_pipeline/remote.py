@@ -143,8 +143,8 @@ def _require_network(host: str, what: str, instead: str) -> None:
 
 def _no_network(host: str, what: str, instead: str) -> UserError:
     return UserError(
-        f"{what} must be downloaded, but {host} cannot be reached: {instead}, or give data.source "
-        "a local file or folder."
+        f"{what} must be downloaded, but {host} cannot be reached: {instead}, or give a "
+        "local file or folder instead."
     )
 
 

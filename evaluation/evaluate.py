@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from errors import UserError
-from evaluation import scoring
 from model import losses
 
 Means = dict[str, losses.Mean]
+# From the predictions and targets of all rows that count, [B ...], to metrics.
+Score = Callable[[PyTree, np.ndarray], dict[str, float]]
 
 
 def evaluate(
@@ -20,7 +21,7 @@ def evaluate(
     params: PyTree,
     batches: Iterable[Mapping],
     factors: Mapping[str, float] = losses.ONCE,
-    task: str = "",
+    score: Score | None = None,
 ) -> dict[str, float]:
     """Averages the terms and metrics of an objective over all predictions of all batches.
 
@@ -30,7 +31,7 @@ def evaluate(
       params: its parameters.
       batches: fields of model/batch.py; rows of padding have weight 0.
       factors: the objective's `weights`, of the terms in the loss.
-      task: whose metrics are computed from the `losses.Rows` of all batches; "": none.
+      score: makes the metrics of a task from the `losses.Rows` of all batches, see scoring.py.
 
     Returns:
       The mean of every term, and of every metric that counts anything; "loss", the terms' weighted
@@ -61,10 +62,26 @@ def evaluate(
     results["loss"] = losses.combine({name: results[name] for name in terms}, factors)
     if set(terms) == {"causal_lm"}:
         results["perplexity"] = math.exp(results["loss"])
-    if task and rows:
-        predictions, targets, weights = map(np.concatenate, zip(*jax.device_get(rows)))
-        results |= scoring.score(task, predictions[weights > 0], targets[weights > 0])
+    if score and rows:
+        results |= score(*_join(rows))
     return results
+
+
+def rows_of(
+    eval_step: Callable[[PyTree, Mapping], tuple[Means, Means]],
+    params: PyTree,
+    batches: Iterable[Mapping],
+) -> tuple[PyTree, np.ndarray]:
+    """Returns the predictions and targets by row [B ...]; arguments are those of `evaluate`."""
+    metrics = (eval_step(params, batch)[1].values() for batch in batches)
+    return _join([m for values in metrics for m in values if isinstance(m, losses.Rows)])
+
+
+def _join(rows: list[losses.Rows]) -> tuple[PyTree, np.ndarray]:
+    """Returns the predictions and targets of all rows that count, in their order."""
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(rows))
+    counts = joined.weight > 0
+    return jax.tree.map(lambda x: x[counts], (joined.prediction, joined.target))
 
 
 @jax.jit

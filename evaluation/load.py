@@ -42,7 +42,7 @@ def load(
 
     Args:
       directory: a workdir of train.py, or a folder in Hugging Face's layout.
-      step: of a workdir: a number; "best": the one with the lowest valid/loss; None: the newest.
+      step: of a workdir: a number; "best": by its config's checkpoint.best; None: the newest.
       overrides: dotted config keys and the values that they get instead of the saved ones.
       mesh: where the parameters go, by the config's rules; None: to the first device.
 
@@ -73,7 +73,9 @@ def load(
     if published:
         params = jax.device_put(published.params, jax.tree.map(lambda x: x.sharding, abstract))
     else:
-        params = checkpoint.restore_params(directory / "checkpoints", abstract, step)
+        params = checkpoint.restore_params(
+            directory / "checkpoints", abstract, step, config.checkpoint.best
+        )
     return Model(config, objective, params, tokenizer)
 
 

@@ -1,11 +1,15 @@
-"""The metrics of the GLUE tasks (Wang et al., ICLR 2019, table 1), as fractions of 1."""
+"""The metrics of tasks: those of GLUE (Wang et al., ICLR 2019, table 1), as fractions of 1."""
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 
+import ml_collections
 import numpy as np
 
+from data_pipeline import pipeline
 from errors import one_of
+from evaluation import evaluate
 
 Score = Callable[[np.ndarray, np.ndarray], float]  # (predictions [B], targets [B])
 
@@ -74,6 +78,12 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
     "rte": ("accuracy",),
     "wnli": ("accuracy",),
 }
+
+
+def scorer(config: ml_collections.ConfigDict, data: pipeline.Data) -> evaluate.Score | None:
+    """Returns what makes the metrics of a task from held-out rows; None where there is no task."""
+    del data
+    return functools.partial(score, config.data.task) if config.data.task else None
 
 
 def score(

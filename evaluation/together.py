@@ -16,7 +16,7 @@ import optax
 
 from data_pipeline import loader, pipeline
 from errors import UserError
-from evaluation import evaluate
+from evaluation import evaluate, scoring
 from model import objectives
 from training import checkpoint, optimizer, sharding, telemetry, warm_start
 from training import state as state_lib
@@ -115,7 +115,7 @@ def train(
                 for i, (log, d) in enumerate(zip(logs, data, strict=True)):
                     params = jax.tree.map(lambda x, i=i: x[i], states.params)
                     with log.aside("eval"):
-                        values = _validate(eval_step, params, d.valid, config, mesh, objective)
+                        values = _validate(eval_step, params, d, config, mesh, objective)
                     results.append({f"valid/{name}": value for name, value in values.items()})
                     log.write(step, results[-1])
         for i, (log, workdir, d) in enumerate(zip(logs, workdirs, data, strict=True)):
@@ -123,7 +123,10 @@ def train(
             meta = {"tokenizer": d.tokenizer.fingerprint, "batch_size": config.batch_size}
             meta["batch_ramp"] = config.batch_ramp.to_dict()
             with log.aside("save"):
-                saver = checkpoint.Checkpointer(workdir / "checkpoints", keep=1, keep_best=0)
+                best = config.checkpoint.best
+                saver = checkpoint.Checkpointer(
+                    workdir / "checkpoints", keep=1, keep_best=0, best=best
+                )
                 saver.save(config.total_steps, state, meta=meta, metrics=results[i])
                 saver.close()
         return results
@@ -163,8 +166,9 @@ def _open_log(config, workdir, objective, rows, sizes):
     )
 
 
-def _validate(eval_step, params, rows, config, mesh, objective):
+def _validate(eval_step, params, data, config, mesh, objective):
+    rows, score = data.valid, scoring.scorer(config, data)
     batches = -(-len(rows) // config.batch_size)
     batches = min(batches, config.evals.batches or batches)
     with loader.Loader(rows, mesh=mesh, batch_size=config.batch_size, end_step=batches) as held_out:
-        return evaluate.evaluate(eval_step, params, held_out, objective.weights, config.data.task)
+        return evaluate.evaluate(eval_step, params, held_out, objective.weights, score)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 ONCE: Mapping[str, float] = types.MappingProxyType({})  # the factors of terms that count once
 
@@ -32,8 +32,8 @@ class Rows(NamedTuple):
     An objective returns it among its metrics, and only where it does not train.
     """
 
-    prediction: Float[Array, "B"]
-    target: Float[Array, "B"]
+    prediction: PyTree[Array]  # [B ...]
+    target: Float[Array, "B ..."]
     weight: Float[Array, "B"]  # 0: the row does not count
 
 

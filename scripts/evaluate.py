@@ -18,7 +18,7 @@ from absl import app, flags
 
 from data_pipeline import loader, pipeline, progress
 from errors import UserError, exit_on_user_error, parse_flags
-from evaluation import evaluate, load, search
+from evaluation import evaluate, load, scoring, search
 from training import compilation_cache, sharding
 from training import step as step_lib
 
@@ -42,7 +42,7 @@ _DATA = (
     flags.DEFINE_integer("data.length", None, "Tokens in a row."),
     flags.DEFINE_string("data.cache_dir", None, "Where prepared text is kept."),
     flags.DEFINE_string("data.task", None, "Another task of as many classes."),
-    flags.DEFINE_string("data.path", None, "The folder of the task, or of GLUE."),
+    flags.DEFINE_string("data.path", None, "The folder of the task, GLUE or SQuAD."),
 )
 
 
@@ -76,8 +76,9 @@ def main(argv):
         workers=config.data.workers,
         end_step=steps,
     ) as batches:
+        score = scoring.scorer(config, data)
         results = evaluate.evaluate(
-            eval_step, model.params, batches, model.objective.weights, config.data.task
+            eval_step, model.params, batches, model.objective.weights, score
         )
 
     if not config.data.task:

@@ -28,10 +28,9 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from errors import UserError
-from training import digests
+from training import digests, retention
 
 PyTree = Any
-BEST_METRIC = "valid/loss"  # lower is better
 # What the operating system says, in the words of both Python and TensorStore (a ValueError).
 _STORAGE_ERROR = re.compile(
     r"No space left on device|Disk quota exceeded|File too large|Read-only file system"
@@ -40,22 +39,30 @@ _STORAGE_ERROR = re.compile(
 
 
 class Checkpointer:
-    """The checkpoints of one run: the newest ones and those with the lowest valid/loss."""
+    """The checkpoints of one run: the newest ones and those that are best by a metric."""
 
     def __init__(
-        self, directory: str | os.PathLike, *, keep: int, keep_best: int, async_: bool = True
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int,
+        keep_best: int,
+        best: str = retention.BY_LOSS,
+        async_: bool = True,
     ):
         """Opens or makes `directory`, and removes what an interrupted save left in it.
 
         Args:
           directory: usually WORKDIR/checkpoints.
           keep: how many of the newest checkpoints stay.
-          keep_best: how many of those with the lowest valid/loss stay besides.
+          keep_best: how many of the best ones stay besides.
+          best: min:METRIC or max:METRIC, by which they are best.
           async_: write in the background; `wait` and `close` block until all is written.
 
         Raises:
-          UserError: if `keep` is 0, or the directory cannot be made.
+          UserError: if `keep` is 0, `best` does not read so, or the directory cannot be made.
         """
+        self._best = retention.parse(best)
         if keep < 1:
             raise UserError("checkpoint.keep must be at least 1, or no run could be resumed.")
         logging.get_absl_logger().addFilter(_drop_orbax_tracebacks)
@@ -63,7 +70,9 @@ class Checkpointer:
         with self._storage_errors("open the checkpoints"):
             self._directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
-        self._policy = _LatestAndBest(keep, keep_best, _scores(self._directory))
+        self._policy = retention.LatestAndBest(
+            keep, keep_best, _scores(self._directory, self._best)
+        )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             enable_async_checkpointing=async_,
@@ -83,9 +92,15 @@ class Checkpointer:
           metrics: the evaluation at this step, if there was one.
 
         Raises:
-          UserError: for weights that are not finite, a step that is not new, or a full disk (here
-            or in the save before, which was still writing).
+          UserError: for weights that are not finite, metrics without the one that tells which are
+            best, a step that is not new, or a full disk (here or in the save before, which was
+            still writing).
         """
+        if metrics and self._best.metric not in metrics:
+            raise UserError(
+                f"config.checkpoint.best={self._best} is not measured on held-out rows: choose one "
+                f"of {', '.join(metrics)}."
+            )
         leaves, not_finite = digests.describe(state)
         broken = [name for name in not_finite if name.startswith("params/")]
         if broken:
@@ -97,7 +112,7 @@ class Checkpointer:
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state), manifest=ocp.args.JsonSave(manifest)
         )
-        self._policy.add(step, metrics)
+        self._policy.add(step, self._best.score(metrics or {}))
         with self._storage_errors(f"save step {step}"):
             saved = self._manager.save(step, args=items)
         if not saved:  # Orbax says no more than this
@@ -148,8 +163,8 @@ class Checkpointer:
         return _steps(self._directory)
 
     def best_step(self) -> int | None:
-        """Returns the step with the lowest valid/loss, or None if none was saved with one."""
-        return _best(_scores(self._directory))
+        """Returns the best step, or None if none was saved with its metric."""
+        return retention.lowest(_scores(self._directory, self._best))
 
     def _last_good(self) -> str:
         steps = self.all_steps()
@@ -191,7 +206,10 @@ class Checkpointer:
 
 
 def restore_params(
-    directory: str | os.PathLike, abstract_params: PyTree, step: int | str | None = None
+    directory: str | os.PathLike,
+    abstract_params: PyTree,
+    step: int | str | None = None,
+    best: str = retention.BY_LOSS,
 ) -> PyTree:
     """Restores parameters alone, and changes nothing in `directory`.
 
@@ -199,27 +217,26 @@ def restore_params(
       directory: usually WORKDIR/checkpoints.
       abstract_params: the parameters as `jax.ShapeDtypeStruct`s with shardings. The checkpoint may
         hold more than these.
-      step: None: the newest undamaged one; "best": that with the lowest valid/loss; or a number.
+      step: None: the newest undamaged one; "best"; or a number.
+      best: min:METRIC or max:METRIC, by which it is best.
 
     Raises:
       UserError: if there is no such checkpoint, it does not fit, or it is damaged.
     """
     directory = pathlib.Path(directory).absolute()
-    steps = _choose_steps(directory, step)
+    steps = _choose_steps(directory, step, best)
     found = _restore_newest(directory, steps, {"params": abstract_params}, exact=False)
     return found.tree["params"]
 
 
-def saved_params(
-    directory: str | os.PathLike, step: int | str | None = None
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the path and shape of every parameter in a checkpoint, as `restore_params` finds it.
+def saved_params(directory: str | os.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the path and shape of every parameter in the newest undamaged checkpoint.
 
     Raises:
-      UserError: if there is no such checkpoint, or its manifest is damaged.
+      UserError: if there is no checkpoint, or all manifests are damaged.
     """
     directory = pathlib.Path(directory).absolute()
-    for number in reversed(_choose_steps(directory, step)):
+    for number in reversed(_choose_steps(directory, None)):
         try:
             leaves = _read_manifest(directory / str(number))["leaves"]
         except Exception as error:  # damage of any kind
@@ -235,16 +252,19 @@ def saved_params(
     )
 
 
-def _choose_steps(directory: pathlib.Path, step: int | str | None) -> list[int]:
+def _choose_steps(
+    directory: pathlib.Path, step: int | str | None, best: str = retention.BY_LOSS
+) -> list[int]:
     """Returns the steps that may be read, rising."""
     steps = _steps(directory)
     if not steps:
         raise UserError(f"There is no checkpoint in {directory}: train first or name another one.")
     if step == "best":
-        step = _best(_scores(directory))
+        by = retention.parse(best)
+        step = retention.lowest(_scores(directory, by))
         if step is None:
             raise UserError(
-                f"No checkpoint in {directory} was saved with {BEST_METRIC}: ask for the newest."
+                f"No checkpoint in {directory} was saved with {by.metric}: ask for the newest."
             )
     if step is None:
         return steps
@@ -253,27 +273,6 @@ def _choose_steps(directory: pathlib.Path, step: int | str | None) -> list[int]:
             f"There is no checkpoint of step {step} in {directory}: choose one of {steps}."
         )
     return [step]
-
-
-class _LatestAndBest:
-    """Which checkpoints stay; an Orbax PreservationPolicy.
-
-    Orbax's own BestN reads the metrics from a file without a checksum, and dies if it is damaged.
-    """
-
-    def __init__(self, keep: int, keep_best: int, scores: dict[int, float]):
-        self._keep, self._keep_best, self._scores = keep, keep_best, scores
-
-    def add(self, step: int, metrics: dict[str, float] | None) -> None:
-        self._scores.pop(step, None)  # that of a damaged checkpoint, now set aside
-        self._scores |= _score(step, metrics or {})
-
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        ranked = sorted((s for s in steps if s in self._scores), key=self._scores.__getitem__)
-        kept = {*steps[-self._keep :], *ranked[: self._keep_best]}
-        return [step in kept for step in steps]
 
 
 class _Restored(NamedTuple):
@@ -382,24 +381,15 @@ def _steps(directory: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
 
 
-def _score(step: int, metrics: dict[str, float]) -> dict[int, float]:
-    value = metrics.get(BEST_METRIC, math.nan)
-    return {step: value} if math.isfinite(value) else {}
-
-
-def _scores(directory: pathlib.Path) -> dict[int, float]:
-    """Returns step -> valid/loss, of the checkpoints that have one and a readable manifest."""
+def _scores(directory: pathlib.Path, best: retention.Best) -> dict[int, float]:
+    """Returns step -> score, of the checkpoints that have one and a readable manifest."""
     scores = {}
     for step in _steps(directory):
         try:
-            scores |= _score(step, _read_manifest(directory / str(step))["metrics"])
+            scores[step] = best.score(_read_manifest(directory / str(step))["metrics"])
         except Exception as error:  # damage of any kind, told in full when the step is restored
             logging.warning("The manifest of checkpoint %d cannot be read: %s.", step, error)
-    return scores
-
-
-def _best(scores: dict[int, float]) -> int | None:
-    return min(scores, key=scores.__getitem__, default=None)
+    return {step: score for step, score in scores.items() if math.isfinite(score)}
 
 
 def _drop_orbax_tracebacks(record) -> bool:

@@ -62,7 +62,12 @@ def complete(config: ml_collections.ConfigDict) -> None:
                 "config.part_from.teacher is not set: name the workdir of a finished run, or a "
                 "Hugging Face folder, to learn from."
             )
-        sizes = _model_section(teacher)
+        sizes, objective = _sections(teacher)
+        if objective.get("scale", 1.0) != 1.0:
+            raise UserError(
+                f"config.part_from.teacher={teacher} predicts scores divided by "
+                f"{objective['scale']}: tune one with config.objective.scale=1."
+            )
         config.objective.teacher = ml_collections.ConfigDict(
             sizes | {"dtype": config.model.dtype, "remat": "none"}
         )
@@ -75,13 +80,15 @@ def complete(config: ml_collections.ConfigDict) -> None:
 PARTS = {"distill": ("teacher",), "electra": ("generator",)}
 
 
-def _model_section(source: str) -> dict:
-    """Returns the `model` section of what was trained."""
+def _sections(source: str) -> tuple[dict, dict]:
+    """Returns the `model` and `objective` sections of what was trained."""
     folder = pathlib.Path(source).expanduser()
     if (folder / "checkpoints").is_dir():
-        return json.loads((folder / "config.json").read_text())["model"]
+        saved = json.loads((folder / "config.json").read_text())
+        return saved["model"], saved["objective"]
     tokenizer_path(source)  # says what is wrong with the path, if anything is
-    return huggingface.load(folder).model
+    published = huggingface.load(folder)
+    return published.model, published.objective
 
 
 def load_params(

@@ -9,6 +9,7 @@ however many devices and microbatches it is spread over, and multiplied by its f
 `objective.weights`. A term's weight may depend on the batch only.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -59,19 +60,25 @@ def build(config: Mapping, platform: str) -> nn.Module:
             f"config.objective.name={name} does not suit config.model.name={network}: seq2seq_lm "
             "and encoder_decoder belong together."
         )
-    known = set(objective.__dataclass_fields__) - {"network", "parent", "name"}
+    fields = objective.__dataclass_fields__
+    known = set(fields) - {"network", "parent", "name"}
     for name in options:
         errors.one_of("key in config.objective:", name, known)
-    if missing := known - set(options):
+    required = {k for k in known if fields[k].default is dataclasses.MISSING}
+    if missing := required - set(options):
         raise errors.UserError(f"config.objective lacks {', '.join(sorted(missing))}.")
     if options.get("lm_weight", 0.0) < 0:
         raise errors.UserError("config.objective.lm_weight must be at least 0.")
+    if not options.get("scale", 1.0) > 0:
+        raise errors.UserError("config.objective.scale must be above 0.")
     if not 0 <= options.get("dropout", 0.0) < 1:
         raise errors.UserError("config.objective.dropout must be in [0, 1).")
     if "teacher" in options:  # an objective of its own, made from a model section
         teacher = networks.build(options["teacher"], platform)
         if options["classes"]:
-            options["teacher"] = classification.Classification(teacher, options["classes"])
+            options["teacher"] = classification.Classification(
+                teacher, options["classes"], dropout=0.0
+            )
         else:
             options["teacher"] = masked_lm.MaskedLM(teacher, sentence_pair=False)
     options = {k: FrozenDict(v) if isinstance(v, dict) else v for k, v in options.items()}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from model import heads, layers, losses, transformer
+from model import heads, layers, transformer
 
 
 class Classification(nn.Module):
@@ -13,13 +13,19 @@ class Classification(nn.Module):
 
     The pooler is that of pre-training, under the same name, so that `init_from` fills it; the
     linear layer is not, and is called otherwise than the pre-training head `classifier`. One class
-    means regression, by the squared error to the score as it stands in the data.
+    means regression: the layer's output times `scale` is the score as it stands in the data, and
+    the loss is the squared error before this scaling.
     """
 
     network: nn.Module
     classes: int  # C
-    dropout: float = 0.1
-    weights = losses.ONCE
+    dropout: float
+    scale: float = 1.0  # of a regression
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The factor of a regression's term, which is measured in the score's own unit."""
+        return {"mse": self.scale**-2}
 
     def setup(self):
         """Declares the heads."""
@@ -36,7 +42,8 @@ class Classification(nn.Module):
         """Returns `logits` [B C]; for regression [B 1], the score itself."""
         hidden = self.network(batch, train=train).hidden
         pooled = self.pooler(heads.gather(hidden, batch["pair_positions"][:, :1]))[:, 0]
-        return {"logits": self.task_classifier(self.drop(pooled, train=train))}
+        logits = self.task_classifier(self.drop(pooled, train=train))
+        return {"logits": logits * self.scale if self.classes == 1 else logits}
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """Returns the operations of a step's products, forward and backward, from field shapes."""

@@ -23,12 +23,13 @@ class GptClassification(nn.Module):
     classes: int  # 1: regression; 0: the candidates of a row are the classes
     lm_weight: float  # lambda
     logit_chunks: int  # slices of tokens for which the language model's logits exist at a time
-    dropout: float = 0.1
+    dropout: float
+    scale: float = 1.0  # of a regression, as in `Classification`
 
     @property
     def weights(self) -> Mapping[str, float]:
         """The factors of the terms."""
-        return {"causal_lm": self.lm_weight}
+        return {"causal_lm": self.lm_weight, "mse": self.scale**-2}
 
     def setup(self):
         """Declares the head; the language model's is the token table."""
@@ -82,7 +83,8 @@ class GptClassification(nn.Module):
         # One mask for all sequences of a row, as in the released code.
         states = states * self.drop(jnp.ones_like(states[:, :1]), train=train)
         if self.classes:
-            return self.task_classifier(states.sum(1))
+            logits = self.task_classifier(states.sum(1))
+            return logits * self.scale if self.classes == 1 else logits
         return self.task_classifier(states)[..., 0]
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:

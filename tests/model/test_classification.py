@@ -8,13 +8,13 @@ import tiny
 
 from errors import UserError
 from model import batch as batch_lib
-from model import objectives
+from model import losses, objectives
 from training import state
 
 
 def config(classes, **overrides):
     c = tiny.config("bert")
-    c.objective = dict(name="classification", classes=classes, dropout=0.1)
+    c.objective = dict(name="classification", classes=classes, dropout=0.1, scale=1.0)
     c.update_from_flattened_dict(overrides)
     return c
 
@@ -72,6 +72,23 @@ def test_shapes_and_values(classes):
     (term,) = terms.values()
     assert float(term.weight) == 5
     assert float(term.value) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_scaled_regression_is_measured_in_the_unit_of_the_scores():
+    """As if the scores were divided by 5 (RoBERTa, ELECTRA), but told as they are."""
+    plain, scaled = tiny.objective(config(1)), tiny.objective(config(1, **{"objective.scale": 5.0}))
+    params, given = {"params": tiny.params(config(1))}, batch(classes=1)
+    fifth = given | {"score": given["score"] / 5}
+    wanted, got = (
+        jax.jit(lambda b, o=o: o.apply(params, b, train=False))(b)
+        for o, b in ((plain, fifth), (scaled, given))
+    )
+    np.testing.assert_allclose(got[1]["rows"].prediction, 5 * wanted[1]["rows"].prediction)
+    loss, other = (
+        losses.combine({k: t.value for k, t in terms.items()}, o.weights)
+        for o, (terms, _) in ((plain, wanted), (scaled, got))
+    )
+    assert float(other) == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_rows_are_collected_only_where_it_does_not_train():
@@ -146,6 +163,7 @@ def test_flops_and_parameters():
     [
         (dict(classes=2), "lacks dropout"),
         (dict(classes=2, dropout=1.0), r"dropout must be in \[0, 1\)"),
+        (dict(classes=1, dropout=0.1, scale=0.0), "scale must be above 0"),
         (dict(classes=2, dropout=0.1, labels=2), "Unknown key in config.objective: 'labels'"),
     ],
 )

@@ -29,6 +29,7 @@ from checkpoints import (
 )
 
 from errors import UserError
+from training import checkpoint
 
 # When Orbax fails to read it leaves coroutines behind, which complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -186,6 +187,27 @@ def test_newest_and_best_stay_whether_or_not_steps_have_metrics(tmp_path):
     checkpointer.wait()
     assert checkpointer.all_steps() == [7, 8] and checkpointer.best_step() == 7
     checkpointer.close()
+
+
+def test_the_best_may_be_the_highest(tmp_path):
+    scores = {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.1}
+    by = {"best": "max:valid/f1", "keep": 1}
+    save(tmp_path, *scores, metrics=lambda s: {"valid/f1": scores[s], "valid/loss": -s}, **by)
+    checkpointer = open_at(tmp_path, **by)
+    assert checkpointer.all_steps() == [2, 4] and checkpointer.best_step() == 2
+    with pytest.raises(UserError, match="best=max:valid/f1 is not measured .* of valid/loss"):
+        checkpointer.save(5, make_state(5), meta={}, metrics={"valid/loss": 1.0})
+    checkpointer.close()
+    target = abstract(make_state(0).params)
+    for best, found in [("max:valid/f1", 2), ("min:valid/loss", 4)]:
+        params = checkpoint.restore_params(tmp_path, target, "best", best)
+        assert_equal(params, make_state(found).params)
+
+
+@pytest.mark.parametrize("best", ["valid/f1", "highest:valid/f1", "max:"])
+def test_the_order_of_the_best_must_be_told(best, tmp_path):
+    with pytest.raises(UserError, match="must say whether less or more is better"):
+        open_at(tmp_path, best=best)
 
 
 def test_without_any_metric_the_newest_stay(tmp_path):

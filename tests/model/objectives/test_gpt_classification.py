@@ -103,7 +103,7 @@ def test_the_auxiliary_loss_is_that_of_a_language_model():
     wanted = np.mean([float(loss(row).value) for row in rows])
     assert float(terms["causal_lm"].value) == pytest.approx(wanted, rel=1e-5)
     assert float(terms["causal_lm"].weight) == ROWS - 1
-    assert tiny.objective(c).weights == {"causal_lm": 0.5}
+    assert tiny.objective(c).weights == {"causal_lm": 0.5, "mse": 1.0}
 
 
 def test_what_each_loss_moves():
