@@ -96,14 +96,14 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         first = int(state.step)
 
         # The step, compiled for this mesh.
-        shardings = jax.tree.map(lambda x: x.sharding, abstract)
+        shardings, whole = jax.tree.map(lambda x: x.sharding, abstract), sharding.replicated(mesh)
         train_step = jax.jit(
             step_lib.make_train_step(objective, init.optimizer, schedule, config.microbatches),
             donate_argnums=0,
-            out_shardings=(shardings, sharding.replicated(mesh)),
+            out_shardings=(shardings, whole),
         )
         eval_step = jax.jit(
-            step_lib.make_eval_step(objective), out_shardings=sharding.replicated(mesh)
+            evaluate.make_step(objective, config, data.tokenizer), out_shardings=whole
         )
         batches = functools.partial(loader.Loader, mesh=mesh, batch_size=config.batch_size)
 

@@ -56,8 +56,7 @@ def classification(config, network: Network, name: str, task: Mapping) -> None:
             config.data.length = 2 * min(config.data.length, config.model.max_positions // 2)
     elif network.page == "t5":
         config.objective = network.config.objective
-        config.data.pipeline = "mixture"  # of this task alone
-        config.data.mixture.update(tasks=(name.removesuffix("-mm"),), unsupervised=0)
+        config.data.pipeline = "text_to_text"
     else:
         config.objective = dict(name="classification", **head)
         config.data.pipeline = "classification"

@@ -41,6 +41,7 @@ PIPELINES = {
     "mixture": corruption.TextToText,  # and tasks in text
     "classification": classification.Classification,
     "gpt_classification": gpt.GptClassification,
+    "text_to_text": text_to_text.LabeledText,
     **textless.PIPELINES,
 }
 
@@ -118,7 +119,7 @@ def prepare_data(
             f"{config.model.max_positions}: lower the first or raise the second."
         )
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
-    if issubclass(kind, classification.Classification):
+    if issubclass(kind, classification.Classification | text_to_text.LabeledText):
         return _task_data(kind, config, cache, tokenizer_dir, training, split)
     if data.pipeline == "mixture" and not data.mixture.unsupervised:
         tokenizer = _given_tokenizer(config, cache, tokenizer_dir, "data.mixture without text")

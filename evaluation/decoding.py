@@ -235,27 +235,60 @@ class _Sampling(NamedTuple):
 def _sample(objective, params, tokens, lengths, real, keys, choice, limits, samples, room):
     """Returns the new tokens [B W R] of left-padded prompts [B T], -1 behind the end of each."""
 
+    def pick(logits, step):
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        return choose(logits, step_keys, choice)
+
+    begun = _begin(objective, params, tokens, lengths, samples, room)
+    done = jnp.repeat(~real, samples)
+    found = _continue(objective, params, begun, done, pick, limits, room)
+    return found.reshape(-1, samples, room)
+
+
+def answer(
+    objective: nn.Module, params: PyTree, batch: PyTree, real: Array, limits: Limits, room: int
+) -> Int[Array, "B R"]:
+    """Answers inputs greedily, as a part of a step: traced, and on the batch's mesh.
+
+    Args:
+      objective: a sequence-to-sequence LM.
+      params: its parameters.
+      batch: fields of model/batch.py.
+      real: bool [B], the rows that are not padding.
+      limits: where answers end.
+      room: R, at least as many tokens as the limits allow.
+
+    Returns:
+      The tokens of the answers, -1 behind the end of each.
+    """
+    begun = objective.apply({"params": params}, batch, room, method="begin")
+    pick = lambda logits, step: jnp.argmax(logits, axis=-1)  # noqa: E731
+    return _continue(objective, params, begun, ~real, pick, limits, room)
+
+
+def _continue(objective, params, begun, done, pick, limits, room):
+    """Returns the tokens [rows R] that `pick` chooses from scores and the number of the step."""
+    layers = stack.by_layer(params, objective.network.config.depth)
+    cache, last, starts = begun
+
     def unfinished(s):
         return (s.step < limits.max_tokens) & ~s.done.all()
 
     def body(s):
         logits, cache = _advance(objective, layers, s.cache, s.last, starts + s.step, limits)
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, s.step)
-        token = choose(logits, step_keys, choice).astype(jnp.int32)
+        token = pick(logits, s.step).astype(jnp.int32)
         done = s.done | (token == limits.eot_id)
         found = s.found.at[:, s.step].set(jnp.where(done, -1, token))
         return _Sampling(s.step + 1, cache, token, found, done)
 
-    layers = stack.by_layer(params, objective.network.config.depth)
-    cache, last, starts = _begin(objective, params, tokens, lengths, samples, room)
     state = _Sampling(
         step=jnp.int32(0),
         cache=cache,
         last=last,
         found=jnp.full((len(last), room), -1, jnp.int32),
-        done=jnp.repeat(~real, samples),
+        done=done,
     )
-    return jax.lax.while_loop(unfinished, body, state).found.reshape(-1, samples, room)
+    return jax.lax.while_loop(unfinished, body, state).found
 
 
 class _Beams(NamedTuple):

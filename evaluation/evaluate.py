@@ -3,17 +3,50 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jaxtyping import PyTree
 
+from data_pipeline import tokenizers
 from errors import UserError
+from evaluation import decoding
 from model import losses
+from training import step as step_lib
 
 Means = dict[str, losses.Mean]
 # From the predictions and targets of all rows that count, [B ...], to metrics.
 Score = Callable[[PyTree, np.ndarray], dict[str, float]]
+
+
+def make_step(
+    objective: nn.Module, config: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer
+) -> Callable[[PyTree, Mapping], tuple[Means, Means]]:
+    """Returns the eval_step that `evaluate` takes, not yet jitted.
+
+    Where a task is text, the predictions by row are the tokens [B R] of greedy answers (T5, section
+    3.1.2), -1 behind their ends, and the targets the class numbers or scores.
+
+    Args:
+      objective: any objective.
+      config: a whole config.
+      tokenizer: the run's vocabulary.
+    """
+    plain = step_lib.make_eval_step(objective)
+    if config.data.pipeline != "text_to_text":
+        return plain
+    room = config.data.mixture.target_length
+
+    def eval_step(params, batch):
+        terms, metrics = plain(params, batch)
+        limits = decoding.Limits(*map(jnp.int32, (room, tokenizer.eot_id, tokenizer.vocab_size)))
+        weights = batch["example_weights"]
+        found = decoding.answer(objective, params, batch, weights > 0, limits, room)
+        return terms, {**metrics, "rows": losses.Rows(found, batch["score"], weights)}
+
+    return eval_step
 
 
 def evaluate(

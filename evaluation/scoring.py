@@ -1,13 +1,13 @@
 """The metrics of tasks: those of GLUE (Wang et al., ICLR 2019, table 1), as fractions of 1."""
 
-import functools
 import warnings
 from collections.abc import Callable, Sequence
 
 import ml_collections
 import numpy as np
 
-from data_pipeline import pipeline
+from data_pipeline import pipeline, tokenizers
+from data_pipeline.tasks import text_to_text
 from errors import one_of
 from evaluation import evaluate
 
@@ -22,9 +22,10 @@ def accuracy(predictions: np.ndarray, targets: np.ndarray) -> float:
 
 
 def f1(predictions: np.ndarray, targets: np.ndarray) -> float:
-    """Returns the F1 of class 1; 0 where neither side has it."""
+    """Returns the F1 of class 1; 0 where neither side has it. -1 is the wrong one of the two."""
     from sklearn import metrics
 
+    predictions = np.where(predictions < 0, 1 - targets, predictions)
     return float(metrics.f1_score(targets, predictions, pos_label=1, zero_division=0.0))
 
 
@@ -77,13 +78,35 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
     "qnli": ("accuracy",),
     "rte": ("accuracy",),
     "wnli": ("accuracy",),
+    "ax": ("matthews",),  # of three classes
 }
 
 
 def scorer(config: ml_collections.ConfigDict, data: pipeline.Data) -> evaluate.Score | None:
     """Returns what makes the metrics of a task from held-out rows; None where there is no task."""
-    del data
-    return functools.partial(score, config.data.task) if config.data.task else None
+    if not config.data.task:
+        return None
+    return lambda rows, targets: score(
+        config.data.task, meanings(config, data.tokenizer, rows), targets
+    )
+
+
+def meanings(
+    config: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer, rows: np.ndarray
+) -> np.ndarray:
+    """Returns the class numbers or scores [B] of predictions by row; -1: a text that means none.
+
+    Args:
+      config: a whole config.
+      tokenizer: the run's vocabulary.
+      rows: class numbers or scores [B]; where the task is text, tokens [B R], see
+        evaluate.make_step.
+    """
+    if config.data.pipeline != "text_to_text":
+        return rows
+    form = text_to_text.FORMS[config.data.task]
+    texts = (tokenizer.decode(row[row >= 0].tolist()) for row in rows)
+    return np.array([text_to_text.read_answer(form, text) for text in texts])
 
 
 def score(
@@ -93,7 +116,7 @@ def score(
 
     Args:
       task: in TASK_METRICS.
-      predictions: class numbers, or scores for STS-B; [B].
+      predictions: class numbers (-1: of none), or scores for STS-B; [B].
       targets: likewise.
 
     Raises:

@@ -81,7 +81,7 @@ def train(
         keys = jnp.stack([jax.random.key(one.seed) for one in configs])
         rates = jnp.array([one.optim.lr for one in configs], jnp.float32)
         train_step = jax.jit(jax.vmap(one_step), donate_argnums=0)
-        eval_step = jax.jit(step_lib.make_eval_step(objective))
+        eval_step = jax.jit(evaluate.make_step(objective, config, data[0].tokenizer))
         loaders = [
             stack.enter_context(
                 loader.Loader(

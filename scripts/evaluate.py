@@ -20,7 +20,6 @@ from data_pipeline import loader, pipeline, progress
 from errors import UserError, exit_on_user_error, parse_flags
 from evaluation import evaluate, load, scoring, search
 from training import compilation_cache, sharding
-from training import step as step_lib
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A workdir or a Hugging Face folder.", required=True
@@ -68,7 +67,7 @@ def main(argv):
 
     steps = -(-len(data.valid) // config.batch_size)  # the last batch is filled with padding
     steps = min(steps, _BATCHES.value or steps)
-    eval_step = jax.jit(step_lib.make_eval_step(model.objective))
+    eval_step = jax.jit(evaluate.make_step(model.objective, config, data.tokenizer))
     with loader.Loader(
         data.valid,
         mesh=mesh,

@@ -11,7 +11,7 @@ import pytest
 import runs
 
 import train
-from configs import bert, finetune, gpt1, xlnet
+from configs import bert, finetune, gpt1, t5, xlnet
 from data_pipeline import tokenizer_training, tokenizers
 from evaluation import load
 from model import objectives
@@ -125,6 +125,26 @@ def test_xlnet_is_tuned_by_its_last_token(folder, tmp_path):
     params = load.load(tmp_path / "run").params
     assert set(params) == {"network", "pooler", "task_classifier"}
     assert set(params["network"]["embedder"]) == {"tokens"}
+
+
+def test_t5_answers_a_task_in_words(folder, tmp_path):
+    """The dev set is scored by what the decoded texts mean, in training and by the script."""
+    texts = [text for text, _ in sentences(2000, seed=0)]
+    texts += ["sst2 sentence: positive negative"] * 1000
+    tokenizer = tokenizer_training.train(
+        "sentencepiece", texts, 420, False, specials="t5", sentinels=100
+    )
+    made = t5.get_config("tiny,quick=1")
+    made.model.vocab_size = tokenizer.vocab_size
+    huggingface.save(tmp_path / "hf", made.model, made.objective, parameters(made), tokenizer)
+    overrides = {"model.vocab_size": tokenizer.vocab_size, "total_steps": 70}
+    overrides |= {"model.dropout": 0.0}
+    c = config("sst-2", folder, tmp_path / "hf", model="t5-tiny", **overrides)
+    c.data.length, c.data.mixture.target_length = 32, 6
+    c.optim.update(name="adamw", lr=3e-3)
+    results = train.train(c, tmp_path / "run")
+    assert results["valid/accuracy"] > 0.95
+    assert {"valid/seq2seq_lm", "valid/z_loss"} < set(results)
 
 
 @pytest.fixture(scope="module")

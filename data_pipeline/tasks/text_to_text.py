@@ -3,13 +3,16 @@
 Letters: `B` rows, `T` tokens of the input, `U` of the target.
 """
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import ml_collections
 import numpy as np
 
 from data_pipeline import corruption, packing, tokenizers
 from data_pipeline.tasks import glue
+from errors import UserError, one_of
 
 
 class Form(NamedTuple):
@@ -41,17 +44,35 @@ FORMS = {
     "mnli-mm": _MNLI,
     "qnli": Form("qnli", ("question", "sentence"), (0, 1), _ENTAILMENT),
     "rte": Form("rte", ("sentence1", "sentence2"), (0, 1), _ENTAILMENT),
+    "ax": _MNLI,
 }
 
 
 def write(form: Form, example: glue.Example) -> tuple[str, str]:
-    """Returns input and target, such as "cola sentence: John made ..." and "acceptable"."""
+    """Returns input and target, such as "cola sentence: John made ..." and "acceptable".
+
+    The target of an example without a label is empty.
+    """
     texts = (f"{field}: {example.texts[i]}" for field, i in zip(form.fields, form.order))
-    if form.answers:
+    if example.label is None:
+        answer = ""
+    elif form.answers:
         answer = form.answers[int(example.label)]
     else:
         answer = f"{round(example.label * 5) / 5:.1f}"
     return " ".join([form.name, *texts]), answer
+
+
+def read_answer(form: Form, text: str) -> float:
+    """Returns the class number or score that a text means; -1: none, which counts as wrong."""
+    text = text.strip()
+    if form.answers:
+        return float(form.answers.index(text)) if text in form.answers else -1.0
+    try:
+        value = float(text)
+    except ValueError:
+        return -1.0
+    return value if math.isfinite(value) else -1.0
 
 
 class TextTask:
@@ -92,3 +113,41 @@ class TextTask:
             corruption.compress(tokens, laid_out == 1, self.length, *ends),
             corruption.compress(tokens, laid_out == 2, self.target_length, *ends),
         )
+
+
+class LabeledText(TextTask):
+    """The pipeline `text_to_text`: one task in text, its labels beside it for those who score."""
+
+    def __init__(self, data: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer):
+        """Takes the data section of a config.
+
+        Raises:
+          UserError: for a task that has no form, or a vocabulary that does not suit.
+        """
+        if None in (tokenizer.eot_id, tokenizer.pad_id):
+            raise UserError(
+                f"data.pipeline=text_to_text needs an end of text and padding, which the "
+                f"{tokenizer.kind} vocabulary lacks: start from a T5."
+            )
+        form = FORMS[one_of("data.task in text", data.task, FORMS)]
+        super().__init__(form, tokenizer, data.length, data.mixture.target_length)
+
+    @staticmethod
+    def adapt(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+        """Returns the vocabulary of the run, given that of the model it starts from."""
+        return tokenizer
+
+    def write(self, examples: Iterable[glue.Example]) -> list[bytes]:
+        """Returns a record for each example: the bits of its float32 label, then the texts."""
+        examples = list(examples)
+        return [
+            np.float32(example.label or 0).tobytes() + record
+            for example, record in zip(examples, super().write(examples), strict=True)
+        ]
+
+    def read(self, records, keys) -> dict[str, np.ndarray]:
+        """Returns a row for each record; `b""` is a row of padding, of weight 0."""
+        real = np.array([len(record) > 0 for record in records])
+        labels = np.frombuffer(b"".join(r[:4] or bytes(4) for r in records), np.float32)
+        fields = super().read([record[4:] for record in records], keys)
+        return fields | {"score": labels.copy(), "example_weights": real.astype(np.float32)}

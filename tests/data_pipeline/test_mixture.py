@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from configs import t5
+from configs import finetune, t5
 from data_pipeline import mixture, noise, pipeline, tokenizer_training
 from data_pipeline.tasks import glue, text_to_text
 from errors import UserError
+from model import batch as batch_lib
 
 TEXTS = ["a good film , not bad .", "the cat sat ; it slept", "is it so ? yes it is"] * 40
 
@@ -50,6 +51,40 @@ def test_rows_of_a_task(tokenizer):
         assert rows["decoder_tokens"][i][: len(answer)].tolist() == [0, *answer[:-1]]
     assert rows["tokens"].shape == (3, 24) and rows["targets"].shape == (3, 12)
     assert not any(value[2].any() for value in rows.values())
+
+
+def test_rows_of_a_task_with_its_labels(tokenizer):
+    """For scoring; a row of padding has no weight, an example without label no target."""
+    data = finetune.get_config("t5-tiny,task=sts-b").data
+    data.update(length=24)
+    task = text_to_text.LabeledText(data, tokenizer)
+    texts = ("One.", "Two.")
+    examples = [glue.Example(texts, 3.8125), glue.Example(texts, None)]
+    rows = task.read([*task.write(examples), b""], None)
+    batch_lib.check(rows)
+    assert rows["score"].tolist() == [3.8125, 0.0, 0.0]
+    assert rows["example_weights"].tolist() == [1.0, 1.0, 0.0]
+    plain = text_to_text.TextTask(text_to_text.FORMS["sts-b"], tokenizer, 24, 84)
+    for name, value in plain.read(plain.write(examples), None).items():
+        np.testing.assert_array_equal(rows[name][:2], value)
+    assert rows["weights"].sum(1).tolist()[1:] == [0.0, 0.0]
+    with pytest.raises(UserError, match="Unknown data.task in text 'wnli'"):
+        text_to_text.LabeledText(finetune.get_config("t5-tiny,task=wnli").data, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "value"),
+    [
+        ("mnli", "neutral", 2),
+        ("mrpc", " equivalent ", 1),
+        ("mrpc", "equivalents", -1),
+        ("sts-b", "3.8", 3.8),
+        ("sts-b", "nan", -1),
+        ("sts-b", "", -1),
+    ],
+)
+def test_what_an_answer_means(task, text, value):
+    assert text_to_text.read_answer(text_to_text.FORMS[task], text) == value
 
 
 class Numbers:

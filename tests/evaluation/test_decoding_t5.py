@@ -60,6 +60,23 @@ def greedy(model, prompts, **options):
     return decoding.sample(*model, prompts, **options)
 
 
+def test_answers_inside_of_a_step_are_the_same(t5):
+    """Of inputs padded on the right, as in training, with a row of padding."""
+    objective, params = t5
+    tokens = np.zeros((5, 16), np.int32)
+    for row, prompt in zip(tokens, PROMPTS):
+        row[: len(prompt)] = prompt
+    batch = {"tokens": tokens, "segment_ids": (tokens > 0).astype(np.int32)}
+    limits = decoding.Limits(jnp.int32(12), jnp.int32(EOS), jnp.int32(40))
+    real = jnp.arange(5) < 4
+    run = jax.jit(lambda p, b: decoding.answer(objective, p, b, real, limits, 12))
+    found = np.asarray(run(params, batch))
+    assert found.shape == (5, 12) and (found[4] == -1).all()
+    said = [[t for t in row if t >= 0] for row in found[:4].tolist()]
+    assert said == [answers[0] for answers in greedy(t5, PROMPTS)]
+    assert len({tuple(answer) for answer in said}) > 1
+
+
 def test_greedy_equals_recomputing_every_token_without_a_cache(t5):
     found = greedy(t5, PROMPTS)
     assert [texts[0] for texts in found] == [slow_answer(t5, prompt, 12) for prompt in PROMPTS]

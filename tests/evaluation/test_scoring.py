@@ -1,5 +1,7 @@
 """The metrics of GLUE, by hand and by the libraries that define them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,14 @@ def test_constant_predictions_score_nothing():
     assert scoring.score("sts-b", [2.5] * 10, TARGETS) == {"pearson": 0.0, "spearman": 0.0}
 
 
+def test_an_answer_that_means_no_class_is_the_wrong_one():
+    """As T5's f1_score_with_invalid counts it: where it stands for a 1 as a 0, and the reverse."""
+    predictions = [-1 if p != t else p for p, t in zip(PREDICTIONS, TARGETS)]
+    assert scoring.score("mrpc", predictions, TARGETS) == scoring.score(
+        "mrpc", PREDICTIONS, TARGETS
+    )
+
+
 def test_every_task_has_metrics():
     assert set(scoring.TASK_METRICS) == set(TASKS)
     with pytest.raises(UserError, match="Did you mean 'mrpc'"):
@@ -71,7 +81,8 @@ def test_evaluation_scores_the_rows_of_all_batches_together():
         return {"classification": mean}, {"accuracy": mean, "rows": rows}
 
     batches = [{k: v[i : i + 3] for k, v in whole.items()} for i in range(0, 12, 3)]
-    found = evaluate.evaluate(eval_step, {}, batches, task="mrpc")
+    score = functools.partial(scoring.score, "mrpc")
+    found = evaluate.evaluate(eval_step, {}, batches, score=score)
     assert set(found) == {"classification", "loss", "accuracy", "f1"}
     assert found["f1"] == pytest.approx(2 / 3) and found["accuracy"] == pytest.approx(0.7)
     assert "f1" not in evaluate.evaluate(eval_step, {}, batches)
