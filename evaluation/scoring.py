@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 
 from data_pipeline import pipeline
+from data_pipeline.tasks import choices
 from errors import one_of
 from evaluation import evaluate
 
@@ -77,6 +78,7 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
     "qnli": ("accuracy",),
     "rte": ("accuracy",),
     "wnli": ("accuracy",),
+    **dict.fromkeys(choices.CHOICES, ("accuracy",)),
 }
 
 

@@ -41,6 +41,7 @@ FORMS = {
     "mnli-mm": _MNLI,
     "qnli": Form("qnli", ("question", "sentence"), (0, 1), _ENTAILMENT),
     "rte": Form("rte", ("sentence1", "sentence2"), (0, 1), _ENTAILMENT),
+    "boolq": Form("boolq", ("passage", "question"), (1, 0), ("False", "True")),
 }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.tasks import TASKS
+from data_pipeline.tasks.choices import CHOICES
 from errors import UserError
 from evaluation import evaluate, scoring
 from model import losses
@@ -50,7 +51,7 @@ def test_constant_predictions_score_nothing():
 
 
 def test_every_task_has_metrics():
-    assert set(scoring.TASK_METRICS) == set(TASKS)
+    assert set(scoring.TASK_METRICS) == set(TASKS) | set(CHOICES)
     with pytest.raises(UserError, match="Did you mean 'mrpc'"):
         scoring.score("mprc", PREDICTIONS, TARGETS)
 
