@@ -5,14 +5,13 @@ has C x L. A question with fewer choices than others of its task leaves parts em
 rows, `C` choices, `L` tokens of a choice, `T` of a row.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import ml_collections
 import numpy as np
 
 from data_pipeline import packing, tokenizers
-from data_pipeline.tasks import choices, classification, gpt
+from data_pipeline.tasks import choices, classification, gpt, published
 from errors import UserError
 
 Pair = Callable[[choices.Question, str], tuple[str, str]]
@@ -60,7 +59,7 @@ class _Questions:
     TASKS = choices.CHOICES
 
     @staticmethod
-    def examples(name: str, path: str | os.PathLike, split: str) -> list[choices.Question]:
+    def examples(name: str, path: published.Path, split: str) -> list[choices.Question]:
         """Reads a split, see `choices.read`."""
         return choices.read(choices.CHOICES[name], path, split)
 

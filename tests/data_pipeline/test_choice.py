@@ -192,7 +192,7 @@ def test_boolq_is_a_class_of_question_and_passage(tmp_path, wordpiece):
             {"objective.classes": 4},
             "config.objective.classes=4 does not suit piqa: set it to 0, wh",
         ),
-        ({"data.path": None}, "data.path is not set: give the folder of piqa"),
+        ({"data.both_orders": True}, "data.both_orders is for pairs, which piqa has not"),
         ({"data.task": "piqq"}, "Did you mean 'piqa'"),
         ({"data.task": "mrpc"}, "data.task"),
         ({"data.length": 6}, "data.length=6 has no room"),
