@@ -9,6 +9,7 @@ tokenizer/, checkpoints/, metrics.jsonl and tensorboard/.
 
 import contextlib
 import functools
+import math
 import os
 import pathlib
 import signal
@@ -114,7 +115,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
             workdir,
             every=config.log.every,
             total_steps=config.total_steps,
-            tokens_per_step=config.batch_size * config.data.length,
+            tokens_per_step=math.prod(shapes["tokens"]),
             flops_per_step=objective.flops(shapes),
             full_steps=lambda step: sizes.before(step) / sizes.full,
             tensorboard=config.log.tensorboard,

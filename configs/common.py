@@ -99,7 +99,7 @@ def data() -> ml_collections.ConfigDict:
         }
     )
     config.pipeline = ""  # see data_pipeline/pipeline.py and textless.py
-    config.length = 128  # tokens in a row
+    config.length = 128  # tokens in a row; of multiple choice: in each choice
     config.packing = False  # first-fit several examples into a row, kept apart by segment ids
     config.workers = 0  # processes that build batches beside the training process
     config.prefetch = 8  # batches built ahead

@@ -19,9 +19,9 @@ import ml_collections
 
 from configs import common, recipes
 
-# A class, or a number (one class: regression), for a text or a pair: GLUE. data_pipeline/tasks has
-# what is not here. `rows` of the published training set; `best`, the metric of the dev set by which
-# a checkpoint is chosen: that of BERT's table 1.
+# A class, or a number (one class: regression), for a text or a pair: GLUE and BoolQ.
+# data_pipeline/tasks has what is not here. `rows` of the published training set; `best`, the metric
+# of the dev set by which a checkpoint is chosen: that of BERT's table 1.
 CLASSIFICATION = {
     "cola": dict(classes=2, rows=8_551, best="matthews"),
     "sst-2": dict(classes=2, rows=67_349, best="accuracy"),
@@ -33,6 +33,24 @@ CLASSIFICATION = {
     "qnli": dict(classes=2, rows=104_743, best="accuracy"),
     "rte": dict(classes=2, rows=2_490, best="accuracy"),
     "wnli": dict(classes=2, rows=635, best="accuracy"),  # BERT's paper leaves it out
+    "boolq": dict(classes=2, rows=9_427, best="accuracy"),
+}
+# One of a few texts.
+CHOICE = {
+    "swag": dict(rows=73_546, best="accuracy"),
+    "hellaswag": dict(rows=39_905, best="accuracy"),
+    "codah": dict(rows=1_665, best="accuracy"),
+    "commonsenseqa": dict(rows=9_741, best="accuracy"),
+    "commonsenseqa-1.0": dict(rows=7_610, best="accuracy"),
+    "race": dict(rows=87_866, best="accuracy"),
+    "race-middle": dict(rows=25_421, best="accuracy"),
+    "race-high": dict(rows=62_445, best="accuracy"),
+    "arc-easy": dict(rows=2_251, best="accuracy"),
+    "arc-challenge": dict(rows=1_119, best="accuracy"),
+    "openbookqa": dict(rows=4_957, best="accuracy"),
+    "piqa": dict(rows=16_113, best="accuracy"),
+    "winogrande": dict(rows=40_398, best="accuracy"),
+    "socialiqa": dict(rows=33_410, best="accuracy"),
 }
 # Of these pairs GPT-1 reads both orders.
 SYMMETRIC = ("mrpc", "sts-b", "qqp")
@@ -62,6 +80,20 @@ def classification(config, network: Network, name: str, task: Mapping) -> None:
         config.data.pipeline = "classification"
 
 
+def choice(config, network: Network, name: str, task: Mapping) -> None:
+    """Sets the objective and the rows of a task of CHOICE; in place."""
+    del task
+    head = dict(classes=0, dropout=0.1)  # the choices of a question are the classes
+    if network.page == "gpt1":
+        config.objective = dict(name="gpt_classification", lm_weight=0.5, logit_chunks=8, **head)
+        config.data.pipeline = "gpt_choice"
+    elif network.config.model.name in ("encoder", "xlnet"):
+        config.objective = dict(name="classification", **head)
+        config.data.pipeline = "choice"
+    else:
+        raise ValueError(f"task={name} needs an encoder or gpt1, which {network.page} is not.")
+
+
 class Kind(NamedTuple):
     """Tasks that ask for the same: a table of them by name, and what sets a config to one."""
 
@@ -69,7 +101,10 @@ class Kind(NamedTuple):
     prepare: Callable[[ml_collections.ConfigDict, Network, str, Mapping], None]
 
 
-KINDS = {"classification": Kind(CLASSIFICATION, classification)}
+KINDS = {
+    "classification": Kind(CLASSIFICATION, classification),
+    "choice": Kind(CHOICE, choice),
+}
 TASKS = {name: kind for kind in KINDS for name in KINDS[kind].tasks}
 
 

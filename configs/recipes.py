@@ -1,10 +1,11 @@
 """How each paper fine-tunes: RECIPES, by the page of the network.
 
 A recipe holds the values of `every` task, then those of some sizes and of some tasks; later ones
-win. Keys: batch_size; length (tokens in a row); epochs, or steps where the paper counts these (for
-the published training set); warmup, its share of the steps as a fraction; dropout, of the network
-where it is not that of pre-training; scale, what a regression's output is multiplied by;
-both_orders, as in the data section; all others are of the optim section.
+win. Keys: batch_size; length (tokens in a row, or in the part of it that has one choice); epochs,
+or steps where the paper counts these (for the published training set); warmup, its share of the
+steps as a fraction; dropout, of the network where it is not that of pre-training; scale, what a
+regression's output is multiplied by; both_orders, as in the data section; all others are of the
+optim section.
 """
 
 import ml_collections
@@ -29,12 +30,37 @@ _BERT = dict(
 )
 
 
+# Choices are short; only RACE's come with a passage. All papers that have RACE give it 512 tokens.
+SHORT = (
+    "swag",
+    "hellaswag",
+    "codah",
+    "commonsenseqa",
+    "commonsenseqa-1.0",
+    "arc-easy",
+    "arc-challenge",
+    "openbookqa",
+    "piqa",
+    "winogrande",
+    "socialiqa",
+)
+RACE = ("race", "race-middle", "race-high")
+LENGTHS = dict.fromkeys(SHORT, 128) | dict.fromkeys(RACE, 512)
+
+# Devlin et al., 2019, section 4.4: SWAG, and tasks made like it. BoolQ's passages are longer than
+# the sentences of GLUE.
+_BERT_TASKS = {
+    **dict.fromkeys(("swag", "hellaswag", "codah"), dict(batch_size=16)),
+    "boolq": dict(length=256),
+}
+
+
 def _steps(steps, warmup, **values):
     return dict(steps=steps, warmup=(warmup, steps), **values)
 
 
 RECIPES = {
-    "bert": dict(every=_BERT),
+    "bert": dict(every=_BERT, tasks=_BERT_TASKS),
     # Liu et al., 2019, table 10; for each task the learning rate and batch size, of {1e-5, 2e-5,
     # 3e-5} and {16, 32}, that fairseq's examples/roberta/config/finetuning has.
     "roberta": dict(
@@ -56,6 +82,11 @@ RECIPES = {
             "mrpc": dict(batch_size=16),
             "sts-b": dict(lr=2e-5, batch_size=16, scale=5.0),
             "cola": dict(batch_size=16),
+            **dict.fromkeys(RACE, dict(batch_size=16, epochs=4)),
+            # fairseq's examples/roberta/commonsense_qa, without its marks Q: and A:
+            "commonsenseqa": _steps(3000, 150, batch_size=16, weight_decay=0.01),
+            # allenai/winogrande, sample_training.sh
+            "winogrande": dict(batch_size=16, epochs=3, warmup=(1, 10), length=80),
         },
     ),
     # Lan et al., 2020, table 14.
@@ -71,6 +102,8 @@ RECIPES = {
             "rte": _steps(800, 200, lr=3e-5, batch_size=32, dropout=0.1),
             "mrpc": _steps(800, 200, lr=2e-5, batch_size=32),
             "wnli": _steps(2000, 250, lr=2e-5, batch_size=16, dropout=0.1),
+            # The second models have lr=1e-5 and no dropout (the code's README).
+            "race": _steps(12000, 1000, lr=2e-5, batch_size=32, dropout=0.1),
         },
     ),
     # Clark et al., 2020, table 7.
@@ -87,26 +120,31 @@ RECIPES = {
             "small": dict(lr=3e-4),
             "large": dict(lr=5e-5, layer_decay=0.9),
         },
-        tasks={  # both orders and the scores between 0 and 1 are the code's
+        tasks={
+            **_BERT_TASKS,
+            # Both orders and the scores between 0 and 1 are the code's.
             "rte": dict(epochs=10),
             "sts-b": dict(epochs=10, both_orders=True, scale=5.0),
             "mrpc": dict(both_orders=True),
         },
     ),
     # Sanh et al., 2019, do not tell theirs.
-    "distilbert": dict(every=_BERT),
+    "distilbert": dict(every=_BERT, tasks=_BERT_TASKS),
     # Jiao et al., 2020, section 4.1, the stage of predictions, of {1e-5, 2e-5, 3e-5} and {16, 32};
     # the schedule is the code's.
     "tinybert": dict(
         every=_BERT | dict(lr=3e-5, schedule="linear"),
-        tasks={"cola": dict(length=64), "sst-2": dict(length=64)},
+        tasks={**_BERT_TASKS, "cola": dict(length=64), "sst-2": dict(length=64)},
     ),
-    # Yang et al., 2019, table 8 for MNLI, the code's README for STS-B; the others are not told.
+    # Yang et al., 2019, table 8 for MNLI and RACE, the code's README for STS-B; the others are not
+    # told.
     "xlnet": dict(
         every=_BERT | dict(schedule="linear"),
         tasks={
             "mnli": _steps(10_000, 1000, batch_size=128),  # the warm-up is not told either
             "sts-b": _steps(1200, 120, lr=5e-5),
+            "race": _steps(12_000, 1000),  # the warm-up is the code's
+            "boolq": dict(length=256),
         },
     ),
     # Radford et al., 2018, section 4.1; what it is silent about is the code's.
@@ -118,7 +156,8 @@ RECIPES = {
             warmup=(1, 500),
             eps=1e-8,
             bias_correction=True,
-        )
+        ),
+        tasks={"boolq": dict(length=256)},
     ),
     # Raffel et al., 2020, section 3.7: rows of 512 tokens, 8 of them for each task of GLUE alone.
     "t5": dict(
@@ -172,6 +211,7 @@ def apply(
         raise ValueError(f"Unknown recipe {recipe!r}. Choose one of: {', '.join(RECIPES)}.")
     layers = RECIPES[recipe]
     values = dict(layers["every"])
+    values["length"] = LENGTHS.get(task, values["length"])
     values |= layers.get("sizes", {}).get(size, {})
     values |= layers.get("tasks", {}).get(task, {})
 

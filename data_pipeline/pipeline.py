@@ -24,12 +24,13 @@ from data_pipeline import (
     permutation,
     rows,
     sources,
+    tasks,
     textless,
     tokenizer_training,
     tokenizers,
 )
 from data_pipeline import records as record_files
-from data_pipeline.tasks import TASKS, classification, glue, gpt, text_to_text
+from data_pipeline.tasks import choice, classification, gpt, text_to_text
 from errors import UserError, one_of
 
 VERSION = 2  # of the example records; part of the name of their cache folder
@@ -42,6 +43,8 @@ PIPELINES = {
     "classification": classification.Classification,
     "gpt_classification": gpt.GptClassification,
     "text_to_text": text_to_text.LabeledText,
+    "choice": choice.Choice,
+    "gpt_choice": choice.GptChoice,
     **textless.PIPELINES,
 }
 
@@ -183,7 +186,7 @@ def _mixture_data(config, tokenizer, text, training):
         pipeline = text_to_text.TextTask(form, tokenizer, data.length, target)
         for split, found in parts.items():
             if split == "valid" or training:
-                records = pipeline.write(glue.read(TASKS[name], data.path, split))
+                records = pipeline.write(tasks.read_examples(name, data.path, split))
                 found[name] = Dataset(pipeline, records, config.seed, training=split == "train")
     weights = {name: min(len(part), chosen.limit) for name, part in parts["train"].items()}
     if text:
@@ -199,25 +202,28 @@ def _mixture_data(config, tokenizer, text, training):
 def _task_data(kind, config, cache, tokenizer_dir, training, split):
     """Reads a task; its rows are made anew in every run, and nothing is cached."""
     data = config.data
-    task = TASKS[one_of("data.task", data.task, TASKS)]
-    classes = max(1, len(task.classes))
+    name = one_of("data.task", data.task, kind.TASKS)
+    classes = kind.classes(name)
     if config.objective.get("classes", classes) != classes:
+        meaning = {0: ", which means multiple choice", 1: ", which means regression"}
         raise UserError(
-            f"config.objective.classes={config.objective.classes} does not suit {data.task}: set "
-            f"it to {classes}{'' if task.classes else ', which means regression'}."
+            f"config.objective.classes={config.objective.classes} does not suit {name}: set it to "
+            f"{classes}{meaning.get(classes, '')}."
         )
-    what = f"The task {data.task}"
+    what = f"The task {name}"
     tokenizer = _given_tokenizer(config, cache, tokenizer_dir, what, kind.adapt)
     pipeline = kind(data, tokenizer)
 
     train = None
     if training:
-        examples = glue.read(task, data.train_path or data.path, "train")
+        examples = kind.examples(name, data.train_path or data.path, "train")
         if data.both_orders:
+            if not classes:
+                raise UserError(f"data.both_orders is for pairs, which {name} has not: leave it.")
             examples += [example._replace(texts=example.texts[::-1]) for example in examples]
         train = Dataset(pipeline, pipeline.write(examples), config.seed, training=True)
-        _check_rows(train, config, f"{data.task} has", "lower batch_size")
-    held_out = pipeline.write(glue.read(task, data.path, split))
+        _check_rows(train, config, f"{name} has", "lower batch_size")
+    held_out = pipeline.write(kind.examples(name, data.path, split))
     return Data(tokenizer, train, Dataset(pipeline, held_out, config.seed, training=False), {})
 
 

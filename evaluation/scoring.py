@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from data_pipeline import pipeline, tokenizers
-from data_pipeline.tasks import text_to_text
+from data_pipeline.tasks import choices, text_to_text
 from errors import one_of
 from evaluation import evaluate
 
@@ -79,6 +79,7 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
     "rte": ("accuracy",),
     "wnli": ("accuracy",),
     "ax": ("matthews",),  # of three classes
+    **dict.fromkeys(choices.CHOICES, ("accuracy",)),
 }
 
 

@@ -5,6 +5,7 @@ tolerance. Nothing is saved before the end, so a group that is stopped starts an
 """
 
 import contextlib
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -159,7 +160,7 @@ def _open_log(config, workdir, objective, rows, sizes):
         workdir,
         every=config.log.every,
         total_steps=config.total_steps,
-        tokens_per_step=config.batch_size * config.data.length,
+        tokens_per_step=math.prod(shapes["tokens"]),
         flops_per_step=objective.flops(shapes),
         full_steps=lambda step: sizes.before(step) / sizes.full,
         tensorboard=config.log.tensorboard,

@@ -6,12 +6,42 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from model import batch as batch_lib
 from model import layers, losses, transformer
 
 
 def gather(hidden: Float[Array, "B T D"], positions: Int[Array, "B P"]) -> Float[Array, "B P D"]:
     """Picks P tokens of every row."""
     return jnp.take_along_axis(hidden, positions[..., None], axis=1)
+
+
+def read_parts(
+    network: nn.Module, batch: Mapping[str, Array], *, train: bool
+) -> Float[Array, "B T D"]:
+    """Returns the states of a network that reads the G equal parts of every row alone.
+
+    Args:
+      network: reads fields [B T].
+      batch: with `pair_positions` [B G]: one token of each part, which says what there is to read.
+      train: whether there is dropout.
+    """
+    parts = batch["pair_positions"].shape[1]
+    fields = {
+        name: x.reshape(len(x) * parts, -1)
+        for name, x in batch.items()
+        if batch_lib.FIELDS[name].axes == "BT"
+    }
+    hidden = network(fields, train=train).hidden
+    return hidden.reshape(*batch["tokens"].shape, -1)
+
+
+def of_choices(scores: Float[Array, "B G"], batch: Mapping[str, Array]) -> Float[Array, "B G"]:
+    """Returns the logits of the choices of every row, of those that are not there -1e9.
+
+    A choice is there if the token that stands for it is: a question may have fewer than others.
+    """
+    real = jnp.take_along_axis(batch["segment_ids"], batch["pair_positions"], axis=1) > 0
+    return jnp.where(real, scores, -1e9)
 
 
 class MaskedLM(nn.Module):

@@ -13,7 +13,7 @@ import pathlib
 from absl import app, flags
 
 from data_pipeline import files
-from data_pipeline.tasks import TASKS, glue
+from data_pipeline.tasks import glue
 from errors import UserError, exit_on_user_error, one_of, parse_flags
 from evaluation import augmentation, load, word_vectors
 from training import compilation_cache
@@ -41,7 +41,7 @@ def main(argv):
     compilation_cache.enable()
     if len(argv) > 1:
         raise UserError(f"Unexpected argument {argv[1]!r}: every flag begins with --.")
-    task = TASKS[one_of("--task", _TASK.value, TASKS)]
+    task = glue.TASKS[one_of("--task", _TASK.value, glue.TASKS)]
     settings = augmentation.Settings(_REPLACE.value, _CANDIDATES.value, _COPIES.value, _SEED.value)
     settings.check()
     table = glue.read_table(task, _DATA.value, "train")

@@ -41,7 +41,7 @@ _DATA = (
     flags.DEFINE_integer("data.length", None, "Tokens in a row."),
     flags.DEFINE_string("data.cache_dir", None, "Where prepared text is kept."),
     flags.DEFINE_string("data.task", None, "Another task of as many classes."),
-    flags.DEFINE_string("data.path", None, "The folder of the task, GLUE or SQuAD."),
+    flags.DEFINE_string("data.path", None, "The folder of the task, or one that holds it."),
 )
 
 

@@ -90,3 +90,27 @@ def permutation_lm(
     weights = (rng.random((rows, predictions)) < 0.8).astype(np.float32)
     weights[:, 0] = 1
     return {name: value.astype(np.int32) for name, value in batch.items()} | {"weights": weights}
+
+
+def choices(rows, choices, length, vocab, *, seed=0):
+    """A batch of questions: row 0 lacks its last choice, the last row is padding.
+
+    Each choice has its own number of tokens, and two token types.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(4, length + 1, (rows, choices))
+    sizes[0, -1] = sizes[-1] = 0
+    place = np.broadcast_to(np.arange(length), (rows, choices, length))
+    real = place < sizes[..., None]
+    fields = {
+        "tokens": rng.integers(5, vocab, place.shape) * real,
+        "token_types": real & (place >= 3),
+        "segment_ids": real,
+        "positions": place * real,
+    }
+    batch = {name: x.reshape(rows, -1).astype(np.int32) for name, x in fields.items()}
+    return batch | {
+        "pair_positions": np.tile(length * np.arange(choices, dtype=np.int32), (rows, 1)),
+        "label": rng.integers(0, choices - 1, rows).astype(np.int32),
+        "example_weights": (np.arange(rows) < rows - 1).astype(np.float32),
+    }

@@ -1,5 +1,6 @@
 """Fine-tuning from a published checkpoint on a task that is easily told."""
 
+import json
 import os
 import subprocess
 import sys
@@ -43,7 +44,27 @@ def folder(tmp_path_factory):
         (folder / "SST-2" / f"{split}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
         lines = [f"{text}\t{text}\t{4.5 * label + 0.25}\n" for text, label in rows]
         (folder / "STS-B" / f"{split}.tsv").write_text(pair + "".join(lines))
+    for split, count in (("Train", 400), ("Dev", 45)):
+        rows = "".join(f"{json.dumps(row)}\n" for row in questions(count, seed=len(split)))
+        (folder / f"ARC-Easy-{split}.jsonl").write_text(rows)
     return folder
+
+
+def questions(count, seed):
+    """In ARC's layout: three to five sentences, of which one is good."""
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        choices = rng.integers(3, 6)
+        answer = rng.integers(choices)
+        words = [rng.choice(GOOD if k == answer else BAD) for k in range(choices)]
+        texts = [f"{rng.choice(NEUTRAL)} {word}" for word in words]
+        options = [{"label": "ABCDE"[k], "text": text} for k, text in enumerate(texts)]
+        stem = " ".join(rng.choice(NEUTRAL, 2))
+        yield {
+            "id": str(i),
+            "question": {"stem": stem, "choices": options},
+            "answerKey": "ABCDE"[answer],
+        }
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +125,15 @@ def test_a_separable_task_is_learned(finished):
 def test_the_same_command_continues(finished, folder, published):
     workdir, results = finished
     assert train.train(config("sst-2", folder, published), workdir) == results
+
+
+def test_a_choice_is_learned(folder, published, tmp_path):
+    """Of three to five; the network is that of pre-training, the head starts anew."""
+    results = train.train(config("arc-easy", folder, published), tmp_path)
+    assert set(results) == {"valid/classification", "valid/accuracy", "valid/loss"}
+    assert results["valid/accuracy"] > 0.95  # at random: 0.26
+    assert runs.rows(tmp_path)[0]["train/loss"] == pytest.approx(np.log([3, 4, 5]).mean(), abs=0.2)
+    assert set(load.load(tmp_path).params) == {"network", "pooler", "task_classifier"}
 
 
 def test_regression_is_learned(folder, published, tmp_path):
@@ -210,6 +240,13 @@ def test_gpt1_learns_a_task_beside_its_language(folder, gpt1_published, tmp_path
     wanted = results["valid/classification"] + 0.5 * results["valid/causal_lm"]
     assert results["valid/loss"] == pytest.approx(wanted, rel=1e-5)
     assert load.load(tmp_path).tokenizer.start_id is not None
+
+
+def test_gpt1_learns_a_choice(folder, gpt1_published, tmp_path):
+    results = train.train(gpt1_config("arc-easy", folder, gpt1_published), tmp_path)
+    assert results["valid/accuracy"] > 0.95
+    wanted = results["valid/classification"] + 0.5 * results["valid/causal_lm"]
+    assert results["valid/loss"] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_gpt1_grows_by_its_special_tokens(folder, gpt1_published, tmp_path):

@@ -1,8 +1,25 @@
 """TASKS: from a name in a config to a labeled task, and the rows that are made of its examples.
 
-Letters: `B` rows, `T` tokens.
+Multiple-choice tasks have a table of their own, choices.CHOICES. Letters: `B` rows, `T` tokens.
 """
 
-from data_pipeline.tasks import glue
+from data_pipeline.tasks import choices, glue, published
 
-TASKS: dict[str, glue.Task] = dict(glue.TASKS)
+# BoolQ asks for yes or no: a class of question and passage (Clark et al., NAACL 2019).
+_BOOLQ = glue.Task(
+    "boolq",
+    ("boolq", "BoolQ"),
+    ("question", "passage"),
+    "answer",
+    ("False", "True"),
+    choices.CHOICES["boolq"].rows,
+)
+TASKS: dict[str, glue.Task] = {**glue.TASKS, "boolq": _BOOLQ}
+
+
+def read_examples(name: str, path: published.Path, split: str) -> list[glue.Example]:
+    """Reads the examples of a task of TASKS; see `glue.read`."""
+    if name in glue.TASKS:
+        return glue.read(TASKS[name], path, split)
+    questions = choices.read(choices.CHOICES[name], path, split)
+    return [glue.Example((q.question, q.context), q.label, q.id) for q in questions]

@@ -1,11 +1,13 @@
-"""Multiple-choice tasks in their official files: which of a few texts answers, or goes on."""
+"""Multiple-choice tasks: which of a few texts answers, or goes on.
 
-import os
+Their official files are read, or what libraries have of them.
+"""
+
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from data_pipeline.tasks import choice_files, task_files
+from data_pipeline.tasks import choice_files, published, task_files
 from errors import UserError
 
 
@@ -36,6 +38,7 @@ class ChoiceTask(NamedTuple):
     """A multiple-choice task.
 
     Attributes:
+      name: as in a config.
       folders: names that its folder has.
       files: for each split the names that its file has, without ending; RACE's are subfolders, all
         of which are read.
@@ -47,6 +50,7 @@ class ChoiceTask(NamedTuple):
       columns: names of the columns of a file without header.
     """
 
+    name: str
     folders: tuple[str, ...]
     files: tuple[Sequence[str], Sequence[str], Sequence[str]]
     parse: Callable[[choice_files.Fields, int], Question]
@@ -57,20 +61,20 @@ class ChoiceTask(NamedTuple):
     columns: tuple[str, ...] = ()
 
 
-def read(task: ChoiceTask, path: str | os.PathLike, split: str) -> list[Question]:
+def read(task: ChoiceTask, path: published.Path, split: str) -> list[Question]:
     """Reads the questions of a split, in the order of the file.
 
     Args:
       task: of CHOICES.
-      path: the folder of the task, one that holds it, or the very file.
+      path: the folder of the task, one that holds it, the very file, or a library's set: see
+        published.py.
       split: one of task_files.SPLITS; only of "test" the answers may be missing.
 
     Raises:
       UserError: for a file, a field, a choice or an answer that is missing or wrong.
     """
     questions, seen = [], set()
-    for file in _find(task, path, split):
-        rows = choice_files.rows(file, task.ending, task.answer, task.columns)
+    for file, rows in _tables(task, path, split):
         for number, fields in enumerate(rows):
             try:
                 question = _label(task, task.parse(fields, number), fields.get(task.answer), split)
@@ -86,8 +90,34 @@ def read(task: ChoiceTask, path: str | os.PathLike, split: str) -> list[Question
             seen.add(question.id)
             questions.append(question)
     if not questions:
-        raise UserError(f"{path} holds no questions: fetch the official file.")
+        raise UserError(f"{path or task.name} holds no questions: fetch the official file.")
     return questions
+
+
+def _tables(task, path, split):
+    """Yields where rows come from, and the rows."""
+    if published.is_library(path):
+        rows = published.rows(task.name, path, split)
+        yield f"the {split} split of {task.name}", (_official(task, row) for row in rows)
+        return
+    for file in _find(task, path, split):
+        yield file, choice_files.rows(file, task.ending, task.answer, task.columns)
+
+
+def _official(task, row):
+    """Returns the fields of a library's row as those of the files, where they differ."""
+    fields = choice_files.Fields(row)
+    if "choices" in fields:  # columns of texts and labels
+        texts, labels = fields["choices"]["text"], fields["choices"]["label"]
+        options = [{"text": x, "label": y} for x, y in zip(texts, labels, strict=True)]
+        stem = fields["question_stem"] if "question_stem" in fields else fields["question"]
+        fields["question"] = {"stem": stem, "choices": options}
+    if "candidate_answers" in fields:
+        fields |= {f"ending{i}": x for i, x in enumerate(fields["candidate_answers"])}
+        fields |= {"prompt": fields["question_propmt"], "label": fields["correct_answer_idx"]}
+    if fields.get(task.answer) == -1:  # not public
+        fields[task.answer] = None
+    return fields
 
 
 def _label(task, question, answer, split):
@@ -163,7 +193,8 @@ def _stem(fields, number):
 def _race(fields, number):
     choices = tuple(fields["options"])
     keys = tuple("ABCD"[: len(choices)])
-    return Question(fields["id"], fields["article"], fields["question"], choices, None, keys)
+    id = str(fields.get("id", number))
+    return Question(id, fields["article"], fields["question"], choices, None, keys)
 
 
 def _piqa(fields, number):
@@ -180,7 +211,7 @@ def _winogrande(fields, number):
 
 def _boolq(fields, number):
     """The answer is JSON's true or false."""
-    passage, question, title = fields["passage"], fields["question"], fields["title"]
+    passage, question, title = fields["passage"], fields["question"], fields.get("title", "")
     keys = "False", "True"
     return Question(str(number), passage, question, ("no", "yes"), None, keys, title)
 
@@ -195,8 +226,9 @@ def _published(train: int, valid: int, test: int) -> dict[str, int]:
     return dict(zip(task_files.SPLITS, (train, valid, test), strict=True))
 
 
-def _arc(name, *rows):
+def _arc(task, name, *rows):
     return ChoiceTask(
+        task,
         ("arc", "ARC-V1-Feb2018-2"),
         tuple((f"{name}-{split}", f"{name}/{name}-{split}") for split in ("Train", "Dev", "Test")),
         _stem,
@@ -206,8 +238,9 @@ def _arc(name, *rows):
     )
 
 
-def _commonsense_qa(folder, choices, *rows):
+def _commonsense_qa(task, folder, choices, *rows):
     return ChoiceTask(
+        task,
         (folder,),
         (("train_rand_split",), ("dev_rand_split",), ("test_rand_split_no_answers",)),
         _stem,
@@ -217,8 +250,9 @@ def _commonsense_qa(folder, choices, *rows):
     )
 
 
-def _race_task(levels, *rows):
+def _race_task(task, levels, *rows):
     return ChoiceTask(
+        task,
         ("RACE", "race"),
         tuple([f"{split}/{level}" for level in levels] for split in ("train", "dev", "test")),
         _race,
@@ -231,6 +265,7 @@ def _race_task(levels, *rows):
 
 CHOICES = {
     "swag": ChoiceTask(
+        "swag",
         ("swag",),
         (("train",), ("val",), ("test",)),
         _swag,
@@ -240,6 +275,7 @@ CHOICES = {
         ending=".csv",
     ),
     "hellaswag": ChoiceTask(
+        "hellaswag",
         ("hellaswag",),
         tuple((f"hellaswag_{split}", split) for split in ("train", "val", "test")),
         _hellaswag,
@@ -248,6 +284,7 @@ CHOICES = {
         (4,),
     ),
     "codah": ChoiceTask(  # the first of five folds; name another one by data.path
+        "codah",
         ("codah", "CODAH"),
         tuple(
             (f"fold_0.{split}", f"fold_0/{split}", f"cv_split/fold_0/{split}", split)
@@ -260,14 +297,19 @@ CHOICES = {
         ending=".tsv",
         columns=("category", "prompt", "ending0", "ending1", "ending2", "ending3", "label"),
     ),
-    "commonsenseqa": _commonsense_qa("commonsense_qa", 5, 9_741, 1_221, 1_140),  # version 1.11
-    "commonsenseqa-1.0": _commonsense_qa("commonsense_qa_v1.0", 3, 7_610, 950, 940),
-    "race": _race_task(("middle", "high"), 87_866, 4_887, 4_934),
-    "race-middle": _race_task(("middle",), 25_421, 1_436, 1_436),
-    "race-high": _race_task(("high",), 62_445, 3_451, 3_498),
-    "arc-easy": _arc("ARC-Easy", 2_251, 570, 2_376),
-    "arc-challenge": _arc("ARC-Challenge", 1_119, 299, 1_172),
+    "commonsenseqa": _commonsense_qa(  # version 1.11
+        "commonsenseqa", "commonsense_qa", 5, 9_741, 1_221, 1_140
+    ),
+    "commonsenseqa-1.0": _commonsense_qa(
+        "commonsenseqa-1.0", "commonsense_qa_v1.0", 3, 7_610, 950, 940
+    ),
+    "race": _race_task("race", ("middle", "high"), 87_866, 4_887, 4_934),
+    "race-middle": _race_task("race-middle", ("middle",), 25_421, 1_436, 1_436),
+    "race-high": _race_task("race-high", ("high",), 62_445, 3_451, 3_498),
+    "arc-easy": _arc("arc-easy", "ARC-Easy", 2_251, 570, 2_376),
+    "arc-challenge": _arc("arc-challenge", "ARC-Challenge", 1_119, 299, 1_172),
     "openbookqa": ChoiceTask(
+        "openbookqa",
         ("openbookqa", "OpenBookQA-V1-Sep2018"),
         tuple((split, f"Data/Main/{split}") for split in ("train", "dev", "test")),
         _stem,
@@ -276,6 +318,7 @@ CHOICES = {
         (4,),
     ),
     "piqa": ChoiceTask(
+        "piqa",
         ("piqa", "physicaliqa-train-dev"),
         (("train",), ("valid", "dev"), ("tests", "test")),
         _piqa,
@@ -284,6 +327,7 @@ CHOICES = {
         (2,),
     ),
     "winogrande": ChoiceTask(  # the XL training set; name another one by data.train_path
+        "winogrande",
         ("winogrande", "winogrande_1.1"),
         (("train_xl",), ("dev",), ("test",)),
         _winogrande,
@@ -292,6 +336,7 @@ CHOICES = {
         (2,),
     ),
     "boolq": ChoiceTask(
+        "boolq",
         ("boolq", "BoolQ"),
         (("train",), ("dev",), ("test",)),
         _boolq,
@@ -300,6 +345,7 @@ CHOICES = {
         (2,),
     ),
     "socialiqa": ChoiceTask(
+        "socialiqa",
         ("social_iqa", "socialiqa-train-dev"),
         (("train",), ("dev",), ("test",)),
         _social_iqa,

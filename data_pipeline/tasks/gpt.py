@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 
 from data_pipeline import packing, tokenizers
-from data_pipeline.tasks import TASKS, classification
+from data_pipeline.tasks import classification
 from errors import UserError
 
 
@@ -25,16 +25,19 @@ class GptClassification(classification.Classification):
         Raises:
           UserError: for a length that does not suit.
         """
-        self.sequences = 2 if TASKS[data.task].symmetric else 1  # G
-        self.room = data.length // self.sequences
-        if self.room < 8 or data.length % self.sequences:
+        sequences = 2 if self.TASKS[data.task].symmetric else 1
+        if data.length % sequences or data.length < 8 * sequences:
             raise UserError(
-                f"data.length={data.length} cannot be {self.sequences} sequences: make it a "
-                f"multiple of {self.sequences} and at least {8 * self.sequences}."
+                f"data.length={data.length} cannot be {sequences} sequences: make it a multiple of "
+                f"{sequences} and at least {8 * sequences}."
             )
-        self.length = data.length
-        self.tokenizer = tokenizer
-        self.codec = packing.Codec(self.sequences + 1, 1 << 32)
+        self._divide(data.length, sequences, tokenizer)
+
+    def _divide(self, length, sequences, tokenizer):
+        """Sets the sizes: a row has `length` tokens, in as many sequences."""
+        self.room = length // sequences
+        self.length, self.sequences, self.tokenizer = length, sequences, tokenizer  # T, G
+        self.codec = packing.Codec(sequences + 1, 1 << 32)
 
     @staticmethod
     def adapt(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
@@ -57,9 +60,15 @@ class GptClassification(classification.Classification):
         else:
             a, b = classification.truncate(a, b, self.room - 3)
             texts = [[*x, t.sep_id, *y] for x, y in ((a, b), (b, a))][: self.sequences]
+        return self._join(texts, example.label)
+
+    def _join(self, texts, label):
+        """Returns the record of at most G sequences: the others are empty."""
+        t = self.tokenizer
         sequences = [[t.start_id, *text, t.cls_id] for text in texts]
-        bits = int(np.float32(example.label or 0).view(np.uint32))
-        return self.codec.encode([*map(len, sequences), bits], *sequences)
+        sizes = [*map(len, sequences), *[0] * (self.sequences - len(sequences))]
+        bits = int(np.float32(label or 0).view(np.uint32))
+        return self.codec.encode([*sizes, bits], *sequences)
 
     def read(self, records: Sequence[bytes], keys: np.ndarray) -> dict[str, np.ndarray]:
         """Returns a row for each record; `b""` is a row of padding, of weight 0."""

@@ -49,6 +49,20 @@ PUBLISHED = {
     "rte": _glue("rte"),
     "wnli": _glue("wnli"),
     "ax": _glue("ax", "", "", "test"),
+    # Of multiple choice; TFDS gives some of them other fields.
+    "swag": Source("hf:allenai/swag", "regular"),
+    "hellaswag": Source("hf:Rowan/hellaswag"),
+    "codah": Source("hf:jaredfern/codah", "fold_0"),
+    "commonsenseqa": Source("hf:tau/commonsense_qa"),
+    "race": Source("hf:ehovy/race", "all"),
+    "race-middle": Source("hf:ehovy/race", "middle"),
+    "race-high": Source("hf:ehovy/race", "high"),
+    "arc-easy": Source("hf:allenai/ai2_arc", "ARC-Easy"),
+    "arc-challenge": Source("hf:allenai/ai2_arc", "ARC-Challenge"),
+    "openbookqa": Source("hf:allenai/openbookqa", "main"),
+    "piqa": Source("hf:baber/piqa"),
+    "winogrande": Source("hf:allenai/winogrande", "winogrande_xl"),
+    "boolq": Source("hf:google/boolq", splits=("train", "validation", "")),
 }
 
 
@@ -61,13 +75,15 @@ def rows(task: str, path: Path, split: str) -> Iterator[dict[str, Any]]:
     """Yields the rows of a split: field -> text, number or list.
 
     Args:
-      task: a key of PUBLISHED.
+      task: its name.
       path: one that `is_library`.
       split: one of task_files.SPLITS.
 
     Raises:
-      UserError: for a split that is not published, unknown names, and for want of a network.
+      UserError: for what is not published, unknown names, and for want of a network.
     """
+    if task not in PUBLISHED:
+        raise UserError(f"No library is known to have {task}: set data.path to its official files.")
     source = PUBLISHED[task]
     library, _, name = str(path or source.path).partition(":")
     there = source.splits[task_files.SPLITS.index(split)]

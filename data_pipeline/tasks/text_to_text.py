@@ -45,6 +45,7 @@ FORMS = {
     "qnli": Form("qnli", ("question", "sentence"), (0, 1), _ENTAILMENT),
     "rte": Form("rte", ("sentence1", "sentence2"), (0, 1), _ENTAILMENT),
     "ax": _MNLI,
+    "boolq": Form("boolq", ("passage", "question"), (1, 0), ("False", "True")),
 }
 
 

@@ -16,7 +16,7 @@ class GptClassification(nn.Module):
     in equal parts of it. The network reads each alone. With classes their states are added before
     the linear layer: one sequence of a single text or an entailment, both orders of a pair whose
     similarity is asked for. Without classes every sequence is a candidate of a multiple choice: it
-    gets a score, and the softmax is over the G candidates.
+    gets a score, and the softmax is over those of the G candidates that are there.
     """
 
     network: nn.Module
@@ -42,7 +42,7 @@ class GptClassification(nn.Module):
 
         Reads the fields of the task and, for the language model, targets and weights [B T].
         """
-        hidden = self._hidden(batch, train=train)
+        hidden = heads.read_parts(self.network, batch, train=train)
         logits = self._logits(hidden, batch, train=train)
         terms, metrics = heads.judge(logits, batch, train=train)
         if self.lm_weight:
@@ -51,7 +51,8 @@ class GptClassification(nn.Module):
 
     def _language_model(self, hidden, batch):
         """The mean over the tokens of each sequence, then over the sequences (train.py)."""
-        parts = self._parts(batch["weights"], batch)
+        rows, sequences = batch["pair_positions"].shape
+        parts = batch["weights"].reshape(rows * sequences, -1)
         share = parts / jnp.maximum(parts.sum(-1, keepdims=True), 1e-9)
         weights = share.reshape(batch["weights"].shape)
 
@@ -64,19 +65,8 @@ class GptClassification(nn.Module):
 
     def predict(self, batch, *, train: bool = False) -> dict[str, Float[Array, "..."]]:
         """Returns `logits` [B C]; for regression [B 1], the score itself; of candidates [B G]."""
-        hidden = self._hidden(batch, train=train)
+        hidden = heads.read_parts(self.network, batch, train=train)
         return {"logits": self._logits(hidden, batch, train=train)}
-
-    def _parts(self, x, batch):
-        """Cuts a field [B T] into its sequences [B*G T/G]."""
-        return x.reshape(len(x) * batch["pair_positions"].shape[1], -1)
-
-    def _hidden(self, batch, *, train):
-        """Returns the states [B T D] of sequences that do not see each other."""
-        fields = ("tokens", "positions", "segment_ids")
-        parts = {name: self._parts(batch[name], batch) for name in fields}
-        hidden = self.network(parts, train=train).hidden
-        return hidden.reshape(*batch["tokens"].shape, -1)
 
     def _logits(self, hidden, batch, *, train):
         states = heads.gather(hidden, batch["pair_positions"])
@@ -85,7 +75,7 @@ class GptClassification(nn.Module):
         if self.classes:
             logits = self.task_classifier(states.sum(1))
             return logits * self.scale if self.classes == 1 else logits
-        return self.task_classifier(states)[..., 0]
+        return heads.of_choices(self.task_classifier(states)[..., 0], batch)
 
     def flops(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """Returns the operations of a step's products, forward and backward, from field shapes."""

@@ -229,6 +229,12 @@ def test_finetuning_steps_follow_the_batch():
         ("tinybert-4,task=cola", 801, 80, 32, 3e-5, 64),
         ("gpt1-base,task=sst-2", 67_349 * 3 // 32, 12, 32, 6.25e-5, 128),
         ("t5-small,task=mrpc", 2**18, 0, 8, 1e-3, 512),
+        ("bert-base,task=swag", 73_546 * 3 // 16, 1378, 16, 2e-5, 128),  # section 4.4
+        ("roberta-large,task=race", 87_866 * 4 // 16, 1317, 16, 1e-5, 512),  # table 10
+        ("roberta-large,task=commonsenseqa", 3000, 150, 16, 1e-5, 128),
+        ("albert-xxlarge,task=race", 12_000, 1000, 32, 2e-5, 512),  # table 14
+        ("xlnet-large,task=race", 12_000, 1000, 32, 2e-5, 512),  # table 8
+        ("gpt1-base,task=race-high", 62_445 * 3 // 32, 11, 32, 6.25e-5, 512),
         ("electra-small,task=mrpc,recipe=bert", 343, 34, 32, 2e-5, 128),
     ],
 )
@@ -273,6 +279,7 @@ def test_quick_tunes_the_network_of_the_quick_page(model):
         "bert-huge",
         "brt-base",
         "bert-base,task=sst2",
+        "t5-base,task=swag",
         "bert-base,epochs=-1",
         "bert-base,recipe=brt",
         "common-base",
@@ -280,7 +287,7 @@ def test_quick_tunes_the_network_of_the_quick_page(model):
     ],
 )
 def test_wrong_finetuning_is_told(arg):
-    with pytest.raises(ValueError, match="Unknown|must be|there is no configs"):
+    with pytest.raises(ValueError, match="Unknown|must be|there is no configs|needs an encoder"):
         load("finetune", arg)
 
 

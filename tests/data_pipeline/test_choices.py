@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from data_pipeline.tasks import choices
+from data_pipeline import remote
+from data_pipeline.tasks import choices, published
 from data_pipeline.tasks.choices import CHOICES
 from errors import UserError
 
@@ -126,6 +127,94 @@ def test_winogrande_boolq_and_socialiqa(tmp_path):
     assert choices.read(CHOICES["socialiqa"], tmp_path, "valid") == [
         ("0", "c", "q", ("x", "y", "z"), 2, ("1", "2", "3"), "")
     ]
+
+
+# Libraries
+
+OPTIONS = {"text": ["x", "y", "z"], "label": ["A", "B", "C"]}
+AB = ("A", "B", "C")
+LIBRARY_ROWS = [
+    (
+        "swag",
+        {
+            "sent1": "One.",
+            "sent2": "two",
+            **{f"ending{i}": "abcd"[i] for i in range(4)},
+            "label": 2,
+        },
+        ("0", "One.", "two", tuple("abcd"), 2, ("0", "1", "2", "3"), ""),
+    ),
+    (
+        "codah",
+        {
+            "id": 9,
+            "question_propmt": "p",
+            "candidate_answers": list("abcd"),
+            "correct_answer_idx": 1,
+        },
+        ("0", "p", "", tuple("abcd"), 1, ("0", "1", "2", "3"), ""),
+    ),
+    (
+        "arc-easy",
+        {"id": "i", "question": "q?", "choices": OPTIONS, "answerKey": "C"},
+        ("i", "", "q?", ("x", "y", "z"), 2, AB, ""),
+    ),
+    (
+        "openbookqa",
+        {
+            "id": "i",
+            "question_stem": "q",
+            "choices": {"text": list("wxyz"), "label": list("ABCD")},
+            "answerKey": "A",
+        },
+        ("i", "", "q", tuple("wxyz"), 0, tuple("ABCD"), ""),
+    ),
+    (
+        "race-high",
+        {
+            "example_id": "high1.txt",
+            "article": "a",
+            "question": "q",
+            "options": list("wxyz"),
+            "answer": "D",
+        },
+        ("0", "a", "q", tuple("wxyz"), 3, tuple("ABCD"), ""),
+    ),
+    (
+        "boolq",
+        {"question": "q", "passage": "p", "answer": False},
+        ("0", "p", "q", ("no", "yes"), 0, ("False", "True"), ""),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "expected"), LIBRARY_ROWS)
+def test_rows_of_a_library(name, row, expected, monkeypatch):
+    asked = []
+
+    def table(*args):
+        asked.append(args)
+        return remote.Table([row], list(row), "", None)
+
+    monkeypatch.setattr(remote, "hf_table", table)
+    assert choices.read(CHOICES[name], None, "train") == [expected]
+    source = published.PUBLISHED[name]
+    assert asked == [(source.path.removeprefix("hf:"), source.config or None, "train")]
+
+
+def test_a_label_of_a_library_that_is_not_public(monkeypatch):
+    row = {"goal": "g", "sol1": "x", "sol2": "y", "label": -1}
+    monkeypatch.setattr(remote, "hf_table", lambda *_: remote.Table([row], list(row), "", None))
+    assert choices.read(CHOICES["piqa"], "hf:baber/piqa", "test")[0].label is None
+    with pytest.raises(UserError, match="Example 1 of the train split of piqa has no 'label'"):
+        choices.read(CHOICES["piqa"], None, "train")
+
+
+def test_what_no_library_has(monkeypatch):
+    with pytest.raises(UserError, match="No library is known to have commonsenseqa-1.0: set data"):
+        choices.read(CHOICES["commonsenseqa-1.0"], None, "train")
+    with pytest.raises(UserError, match="boolq has no test split"):
+        choices.read(CHOICES["boolq"], None, "test")
 
 
 # The real files

@@ -5,7 +5,7 @@ import pytest
 
 from configs import finetune, t5
 from data_pipeline import mixture, noise, pipeline, tokenizer_training
-from data_pipeline.tasks import glue, text_to_text
+from data_pipeline.tasks import TASKS, glue, text_to_text
 from errors import UserError
 from model import batch as batch_lib
 
@@ -26,6 +26,7 @@ EXAMPLES = [
     ("mnli", ("P", "H"), 2, "mnli hypothesis: H premise: P", "neutral"),
     ("qnli", ("q", "s"), 0, "qnli question: q sentence: s", "entailment"),
     ("rte", ("a", "b"), 1, "rte sentence1: a sentence2: b", "not_entailment"),
+    ("boolq", ("is it", "It is."), 1, "boolq passage: It is. question: is it", "True"),
 ]
 
 
@@ -33,8 +34,8 @@ EXAMPLES = [
 def test_tasks_are_written_as_in_the_paper(name, texts, label, source, target):
     form = text_to_text.FORMS[name]
     assert text_to_text.write(form, glue.Example(texts, label)) == (source, target)
-    classes = glue.TASKS[name].classes
-    assert len(form.answers) == len(classes) and len(form.order) == len(glue.TASKS[name].texts)
+    assert len(form.answers) == len(TASKS[name].classes)
+    assert len(form.order) == len(TASKS[name].texts)
 
 
 def test_rows_of_a_task(tokenizer):

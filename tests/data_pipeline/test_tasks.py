@@ -7,6 +7,7 @@ import pytest
 from configs import finetune
 from data_pipeline import pipeline, tokenizer_training, tokenizers
 from data_pipeline.tasks import TASKS, classification, glue, gpt
+from data_pipeline.tasks.choices import CHOICES
 from errors import UserError
 from model import batch as batches
 
@@ -367,6 +368,9 @@ def test_a_wrong_config_is_told(config, overrides, message):
 
 
 def test_the_config_page_agrees_with_the_tasks():
+    assert {*finetune.CHOICE, "boolq"} == set(CHOICES)
+    for name, task in finetune.CHOICE.items():
+        assert task["rows"] == CHOICES[name].rows["train"]
     assert set(finetune.CLASSIFICATION) == set(TASKS) - {"ax"}  # which has no training set
     for name in finetune.CLASSIFICATION:
         task = TASKS[name]

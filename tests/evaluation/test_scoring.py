@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.tasks import TASKS
+from data_pipeline.tasks.choices import CHOICES
 from errors import UserError
 from evaluation import evaluate, scoring
 from model import losses
@@ -60,7 +61,7 @@ def test_an_answer_that_means_no_class_is_the_wrong_one():
 
 
 def test_every_task_has_metrics():
-    assert set(scoring.TASK_METRICS) == set(TASKS)
+    assert set(scoring.TASK_METRICS) == set(TASKS) | set(CHOICES)
     with pytest.raises(UserError, match="Did you mean 'mrpc'"):
         scoring.score("mprc", PREDICTIONS, TARGETS)
 

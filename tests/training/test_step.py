@@ -150,6 +150,18 @@ def test_microbatches_change_nothing(page, shape, devices):
     np.testing.assert_allclose(parts, whole, rtol=2e-5)
 
 
+def test_choices_are_the_same_on_a_mesh(devices, capfd):
+    """Questions are spread over the mesh and the microbatches, each with all its choices."""
+    c = tiny.config("bert")
+    c.objective = dict(name="classification", classes=0, dropout=0.0)
+    batch = batches.choices(16, 3, 8, tiny.VOCAB)
+    whole = Run(c.copy_and_resolve_references(), (1, 1, 1), devices).losses(batch)
+    c.microbatches = 2
+    parts = Run(c, (2, 2, 2), devices).losses(batch)
+    np.testing.assert_allclose(parts, whole, rtol=5e-5)
+    assert "rematerialization" not in capfd.readouterr().err.lower()
+
+
 def test_buckets_are_the_same_on_a_mesh(devices, reference, capfd):
     c = tiny.config("reformer", **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
     c.model.update(lsh_chunk=4, local_chunk=4)
