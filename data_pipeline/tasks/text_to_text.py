@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from data_pipeline import corruption, packing, tokenizers
-from data_pipeline.tasks import glue
+from data_pipeline.tasks import TASKS, glue, read_examples
 from errors import UserError, one_of
 
 
@@ -118,6 +118,14 @@ class TextTask:
 
 class LabeledText(TextTask):
     """The pipeline `text_to_text`: one task in text, its labels beside it for those who score."""
+
+    TASKS = {name: TASKS[name] for name in FORMS}
+    examples = staticmethod(read_examples)
+
+    @classmethod
+    def classes(cls, name: str) -> int:
+        """Returns the classes of a task; 1: regression."""
+        return max(1, len(cls.TASKS[name].classes))
 
     def __init__(self, data: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer):
         """Takes the data section of a config.
