@@ -339,7 +339,20 @@ def scale_by_layer_decay(decay: float) -> optax.GradientTransformation:
     As in its optimization.py: k is 0 for the heads, 2 for the last of N layers and one more for
     each layer before it, and N + 2 for the embeddings. Layers are recognized by "blocks" in the
     path and are slices of the first axis; layers with shared parameters count as one.
+
+    Its `init` raises a UserError unless the layers are one stack: an encoder-decoder has two, and a
+    Reformer's layers are stacked by their kinds.
     """
+
+    def init(params):
+        paths = jax.tree.leaves(map_with_path(lambda path, _: path, params))
+        stacks = {path.partition("/blocks/")[0] for path in paths if "/blocks/" in path}
+        if len(stacks) != 1 or not stacks.pop().endswith("/stack"):
+            raise errors.UserError(
+                f"config.optim.layer_decay={decay} needs a network whose layers are one stack: set "
+                "it to 1."
+            )
+        return optax.EmptyState()
 
     def update(updates, state, params=None):
         del params
@@ -355,4 +368,4 @@ def scale_by_layer_decay(decay: float) -> optax.GradientTransformation:
 
         return map_with_path(scale, updates), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformation(init, update)

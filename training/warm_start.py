@@ -2,7 +2,8 @@
 
 `init_from` fills the objective, `part_from.teacher` (or another part) one sub-module of it. What is
 exchanged are groups, the first level of a tree of parameters: "network" and each head. A group that
-one side lacks is left out, and said; within a group everything must fit.
+one side lacks is left out, and said; within a group everything must fit, but that a head of another
+shape, such as that of a task with more classes, starts anew.
 """
 
 import json
@@ -47,8 +48,11 @@ def complete(config: ml_collections.ConfigDict) -> None:
     That is the vocabulary, unless the config names one, and the sizes of a teacher.
 
     Raises:
-      UserError: if a teacher is needed and not given, or given and of no use.
+      UserError: if a teacher is needed and not given, or given and of no use, or if `init_from` is
+        of another family than the config.
     """
+    if config.init_from:
+        _check_family(config)
     for part, source in config.part_from.items():
         if source is not None and part not in PARTS.get(config.objective.name, ()):
             raise UserError(
@@ -74,6 +78,27 @@ def complete(config: ml_collections.ConfigDict) -> None:
     sources = [path for path in (config.init_from, *config.part_from.values()) if path]
     if sources and config.data.tokenizer.path is None:
         config.data.tokenizer.path = tokenizer_path(sources[0])
+
+
+def _check_family(config):
+    """Refuses weights of another kind of network, or made for another kind of vocabulary."""
+    folder, path = pathlib.Path(config.init_from).expanduser(), tokenizer_path(config.init_from)
+    if (folder / "checkpoints").is_dir():
+        model = json.loads((folder / "config.json").read_text())["model"]
+        vocabulary = tokenizers.load(path)
+    else:
+        _, model = huggingface.read_model(folder)
+        vocabulary = huggingface.files.read_tokenizer(folder)
+    there, here = model["name"], config.model.name
+    # The page may name another kind than a run of it had, which then has another size as well.
+    if there == here and vocabulary and model["vocab_size"] != config.model.vocab_size:
+        there += f" with a {vocabulary.kind} vocabulary"
+        here += f" with a {config.data.tokenizer.kind} vocabulary"
+    if there != here:
+        raise UserError(
+            f"config.init_from={config.init_from} is of another family, {there} instead of {here}: "
+            "choose the config of that family, or another checkpoint."
+        )
 
 
 # Objective -> its sub-modules that may come from a run of their own.
@@ -107,7 +132,7 @@ def load_params(
     if config.init_from:
         key = f"config.init_from={config.init_from}"
         rest = {k: v for k, v in params.items() if not config.part_from.get(k)}
-        rest = _fill(config.init_from, rest, tokenizer, key, config.init_layers)
+        rest = _fill(config.init_from, rest, tokenizer, key, config.init_layers, heads_differ=True)
         params = {**params, **rest}
     for part, source in config.part_from.items():
         if source:
@@ -133,8 +158,13 @@ def _fill(
     tokenizer: tokenizers.Tokenizer,
     key: str,
     chosen: Sequence[int] = (),
+    *,
+    heads_differ: bool = False,
 ) -> dict[str, PyTree]:
-    """Fills the groups of `params` that `source` has; `chosen` are its layers that are wanted."""
+    """Fills the groups of `params` that `source` has; `chosen` are its layers that are wanted.
+
+    With `heads_differ` a head of another shape starts anew.
+    """
     folder = pathlib.Path(source).expanduser()
     vocabulary = tokenizer_path(source)
     if (folder / "checkpoints").is_dir():
@@ -150,6 +180,13 @@ def _fill(
     groups = {name.split("/")[0] for name in given}
     for group in sorted({name.split("/")[0] for name in fresh} - groups):
         logging.warning("%s has no %s: it starts anew.", key, group)
+    if heads_differ:
+        differ = {
+            name for name, x in fresh.items() if name in given and given[name].shape != x.shape
+        }
+        for group in sorted({name.split("/")[0] for name in differ} - {"network"}):
+            logging.warning("The %s of %s has another shape: it starts anew.", group, key)
+            groups.remove(group)
     wanted = {name: x for name, x in fresh.items() if name.split("/")[0] in groups}
     if not any(name.startswith("network/") for name in wanted):
         raise UserError(f"{key} holds no network of this kind: name another one.")
@@ -157,6 +194,11 @@ def _fill(
         if name.split("/")[0] in params:
             logging.warning("%s holds %s, which this network has no place for.", key, name)
 
+    if chosen and not any(BLOCKS in name for name in wanted):
+        raise UserError(
+            f"config.init_layers={tuple(chosen)} cannot pick from {key}, whose layers are not one "
+            "stack: leave it out."
+        )
     for name, here in wanted.items():
         there = given[name].shape if name in given else None
         if there and BLOCKS in name and chosen:

@@ -235,7 +235,7 @@ def examples(task: Task, table: Table, split: str) -> list[Example]:
     numbers = {name: float(i) for i, name in enumerate(task.classes)}
     found = []
     for row in table.rows:
-        label = numbers.get(row[place]) if task.classes else _score(row[place])
+        label = numbers.get(row[place]) if task.classes else parse_score(row[place])
         if label is None:
             wanted = f"one of {', '.join(task.classes)}" if task.classes else "a number"
             raise UserError(
@@ -268,7 +268,8 @@ def find(task: Task, path: str | os.PathLike, split: str) -> pathlib.Path:
     return task_files.find(path, task.folders, (name,), ".tsv", f"{task.folders[0]} or GLUE")
 
 
-def _score(text: str) -> float | None:
+def parse_score(text: str) -> float | None:
+    """Returns the finite number that a text is, else None."""
     try:
         value = float(text)
     except ValueError:

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 
 from configs import common
 from errors import UserError
-from training import optimizer
+from training import optimizer, state
 
 PARAMS = {
     "stack": {"blocks": {"up": {"kernel": jnp.ones((3, 4, 5)), "bias": jnp.ones((3, 5))}}},
@@ -159,6 +160,16 @@ def test_layer_decay_is_electras():
     blocks = ratio["network"]["stack"]["blocks"]["mlp"]["up"]["kernel"]
     np.testing.assert_allclose(blocks[:, 0], [0.8**4, 0.8**3, 0.8**2], rtol=1e-5)
     np.testing.assert_allclose(ratio["classifier"]["dense"]["kernel"], 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("page", ["t5", "reformer"])
+def test_layer_decay_is_refused_where_layers_are_not_one_stack(page):
+    c = tiny.config(page)
+    c.optim.layer_decay = 0.9
+    optim = optimizer.build(c.optim, c.total_steps)
+    init = state.Init(tiny.objective(c), optim)
+    with pytest.raises(UserError, match="layer_decay=0.9 needs a network whose layers are one"):
+        jax.eval_shape(init, jax.random.key(0))
 
 
 def test_clipping_uses_the_global_norm():

@@ -4,6 +4,7 @@ import json
 import logging
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -160,3 +161,69 @@ def test_a_missing_or_useless_part_is_told(teacher):
     c.part_from.teacher = str(teacher[0])
     with pytest.raises(UserError, match="config.part_from.teacher is of no use"):
         warm_start.complete(c)
+
+
+def test_layers_that_are_not_one_stack_cannot_be_chosen(tokenizer, tmp_path):
+    c = tiny.config("reformer", **{"model.vocab_size": tokenizer.vocab_size})
+    folder, theirs = save(tmp_path, c, tiny.params(c), tokenizer)
+    c.init_from, c.init_layers = str(folder), (0,)
+    with pytest.raises(UserError, match=r"init_layers=\(0,\) cannot pick from .* not one stack"):
+        warm_start.load_params(c, theirs, tokenizer)
+
+
+def task_config(page, classes, **overrides):
+    c = tiny.config(page, **overrides)
+    c.objective = dict(name="classification", classes=classes, dropout=0.1, scale=1.0)
+    return c
+
+
+def test_a_head_of_another_shape_starts_anew(tokenizer, tmp_path, caplog):
+    """As where RoBERTa and ALBERT go on from MNLI to tasks of two classes."""
+    three, two = (task_config("bert", classes) for classes in (3, 2))
+    theirs, fresh = tiny.params(three), tiny.params(two)
+    two.init_from = str(save(tmp_path, three, theirs, tokenizer)[0])
+    with caplog.at_level(logging.WARNING):
+        ours = warm_start.load_params(two, fresh, tokenizer)
+    assert "The task_classifier of config.init_from=" in caplog.text
+    assert "has another shape: it starts anew" in caplog.text
+    same(ours["task_classifier"], fresh["task_classifier"])
+    for group in ("network", "pooler"):
+        same(ours[group], theirs[group])
+    three.init_from = two.init_from  # one of the same shape does not
+    same(warm_start.load_params(three, jax.tree.map(jnp.zeros_like, theirs), tokenizer), theirs)
+
+
+@pytest.mark.parametrize(
+    ("page", "overrides", "message"),
+    [
+        ("gpt2", {}, "of another family, encoder instead of decoder: choose the config"),
+        ("t5", {}, "encoder instead of encoder_decoder"),
+        ("xlnet", {}, "encoder instead of xlnet"),
+        (
+            "roberta",
+            {"model.vocab_size": 500},
+            "encoder with a wordpiece vocabulary instead of encoder with a byte_bpe vocabulary",
+        ),
+    ],
+)
+@pytest.mark.parametrize("published", [False, True])
+def test_a_checkpoint_of_another_family_is_told(
+    page, overrides, message, published, teacher, tokenizer, tmp_path
+):
+    c = tiny.config(page, **overrides)
+    c.init_from = str(teacher[0])
+    if published:
+        c.init_from = str(tmp_path / "hf")
+        bert = tiny.config("bert")
+        bert.model.vocab_size = tokenizer.vocab_size
+        huggingface.save(
+            c.init_from, bert.model, bert.objective, tiny.params(bert), tokenizer=tokenizer
+        )
+    with pytest.raises(UserError, match=message):
+        warm_start.complete(c)
+
+
+def test_a_family_may_have_another_vocabulary(teacher):
+    c = tiny.config("roberta")  # of BERT's size here
+    c.init_from = str(teacher[0])
+    warm_start.complete(c)

@@ -76,15 +76,8 @@ def load(folder: str | os.PathLike) -> Checkpoint:
     Raises:
       UserError: for what is missing, damaged, pickled or beyond our networks.
     """
-    config = files.read_config(folder)
-    if "model_type" not in config:
-        raise UserError(
-            f"config.json in {folder} does not say what it describes: add a line such as "
-            '"model_type": "bert".'
-        )
-    name = errors.one_of("model_type in config.json", config["model_type"], FAMILIES)
+    name, model = read_model(folder)
     family = FAMILIES[name]
-    model = family.read_config(config)
     params, unexpected = mapping.from_published(
         family.TABLE,
         sizes(family, model),
@@ -101,6 +94,22 @@ def load(folder: str | os.PathLike) -> Checkpoint:
             f"{model['vocab_size']}: use the vocabulary that belongs to these weights."
         )
     return Checkpoint(name, model, objective, params, missing, unexpected, tokenizer)
+
+
+def read_model(folder: str | os.PathLike) -> tuple[str, dict[str, Any]]:
+    """Returns the family and the `model` section of a checkpoint, without reading its weights.
+
+    Raises:
+      UserError: as `load`.
+    """
+    config = files.read_config(folder)
+    if "model_type" not in config:
+        raise UserError(
+            f"config.json in {folder} does not say what it describes: add a line such as "
+            '"model_type": "bert".'
+        )
+    name = errors.one_of("model_type in config.json", config["model_type"], FAMILIES)
+    return name, FAMILIES[name].read_config(config)
 
 
 def save(
