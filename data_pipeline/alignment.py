@@ -95,5 +95,3 @@ def _clean_with_origins(text):
         last = end
     keep(last, max(last, stop))
     return "".join(parts), np.concatenate(origins)
-
-

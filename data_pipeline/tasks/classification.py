@@ -30,7 +30,7 @@ class Classification:
         """
         if None in (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id):
             raise UserError(
-                f"data.pipeline=classification needs [CLS], [SEP] and [PAD], which the "
+                f"data.pipeline={data.pipeline} needs [CLS], [SEP] and [PAD], which the "
                 f"{tokenizer.kind} vocabulary lacks: start from a model that has them."
             )
         if data.length < 8:
@@ -57,24 +57,47 @@ class Classification:
         ]
 
     def _record(self, example, a, b=None):
-        cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
-        between = sep * (2 if self.doubles_sep else 1)
         if b is None:
-            first, second = [*a[: self.length - 2], *sep], []
+            a = a[: self.length - 2]
         else:
-            a, b = truncate(a, b, self.length - 2 - len(between))
-            first, second = [*a, *between], [*b, *sep]
-        if self.cls_last:
-            second = [*second, *cls]
-        else:
-            first = [*cls, *first]
+            a, b = truncate(a, b, self.length - self.specials)
+        first, second = self.join(a, b)
         bits = int(np.float32(example.label or 0).view(np.uint32))
         return self.codec.encode([len(first), len(second), bits], first, second)
+
+    @property
+    def specials(self) -> int:
+        """How many special tokens a pair has."""
+        return 4 if self.doubles_sep else 3
+
+    def join(self, a: Sequence[int], b: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
+        """Returns the first segment and all after it, with the special tokens."""
+        cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
+        if b is None:
+            first, second = [*a, *sep], []
+        else:
+            first, second = [*a, *sep * (self.specials - 2)], [*b, *sep]
+        if self.cls_last:
+            return first, [*second, *cls]
+        return [*cls, *first], second
 
     def read(self, records: Sequence[bytes], keys: np.ndarray) -> dict[str, np.ndarray]:
         """Returns a row for each record; `b""` is a row of padding, of weight 0."""
         del keys
         header, flat = self.codec.decode(records)
+        values = header[:, 2].astype(np.uint32).view(np.float32)
+        return self.lay_out(header, flat) | {
+            "label": values.astype(np.int32),
+            "score": values,
+        }
+
+    def lay_out(self, header: np.ndarray, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the fields of the tokens, whatever the task.
+
+        Args:
+          header: [B ...], first the numbers of tokens of the first segment and of all after it.
+          flat: these tokens of all rows.
+        """
         sizes = header[:, :2].sum(axis=1)
         segment_ids, positions = packing.layout(sizes[:, None], self.length)
         real = segment_ids > 0
@@ -85,15 +108,12 @@ class Classification:
         if self.cls_last:
             cls = np.maximum(sizes - 1, 0)
             types[np.arange(len(sizes)), cls] = np.where(sizes > 0, 2, 0)
-        values = header[:, 2].astype(np.uint32).view(np.float32)
         return {
             "tokens": tokens,
             "token_types": types,
             "segment_ids": segment_ids,
             "positions": positions,
             "pair_positions": cls[:, None].astype(np.int32),
-            "label": values.astype(np.int32),
-            "score": values,
             "example_weights": (sizes > 0).astype(np.float32),
         }
 
