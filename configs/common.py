@@ -269,6 +269,7 @@ def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.masking.max_predictions = min(config.data.masking.max_predictions, 10)
     half = config.data.length // 2
     config.data.permutation.update(reuse=half, block=half, memory=half)
+    config.data.spans.update(stride=half // 2, question_length=half // 2)
     config.model.width, config.model.heads, config.model.depth = 64, 2, 2
     if config.model.get("embed_width"):
         config.model.embed_width = 32

@@ -29,12 +29,19 @@ _BERT = dict(
 )
 
 
+# Devlin et al., 2019, sections 4.2 and 4.3: 384 tokens as in the README's commands.
+_BERT_SQUAD = {
+    "squad-v1.1": dict(lr=5e-5, length=384),
+    "squad-v2.0": dict(lr=5e-5, length=384, epochs=2, batch_size=48),
+}
+
+
 def _steps(steps, warmup, **values):
     return dict(steps=steps, warmup=(warmup, steps), **values)
 
 
 RECIPES = {
-    "bert": dict(every=_BERT),
+    "bert": dict(every=_BERT, tasks=_BERT_SQUAD),
     # Liu et al., 2019, table 10; for each task the learning rate and batch size, of {1e-5, 2e-5,
     # 3e-5} and {16, 32}, that fairseq's examples/roberta/config/finetuning has.
     "roberta": dict(
@@ -56,6 +63,10 @@ RECIPES = {
             "mrpc": dict(batch_size=16),
             "sts-b": dict(lr=2e-5, batch_size=16, scale=5.0),
             "cola": dict(batch_size=16),
+            **dict.fromkeys(
+                ("squad-v1.1", "squad-v2.0"),
+                dict(lr=1.5e-5, batch_size=48, epochs=2, weight_decay=0.01),
+            ),
         },
     ),
     # Lan et al., 2020, table 14.
@@ -71,6 +82,8 @@ RECIPES = {
             "rte": _steps(800, 200, lr=3e-5, batch_size=32, dropout=0.1),
             "mrpc": _steps(800, 200, lr=2e-5, batch_size=32),
             "wnli": _steps(2000, 250, lr=2e-5, batch_size=16, dropout=0.1),
+            "squad-v1.1": _steps(3649, 365, lr=5e-5, batch_size=48, length=384),
+            "squad-v2.0": _steps(8144, 814, lr=3e-5, batch_size=48),
         },
     ),
     # Clark et al., 2020, table 7.
@@ -91,22 +104,28 @@ RECIPES = {
             "rte": dict(epochs=10),
             "sts-b": dict(epochs=10, both_orders=True, scale=5.0),
             "mrpc": dict(both_orders=True),
+            # configure_finetuning.py has 512 tokens
+            **dict.fromkeys(("squad-v1.1", "squad-v2.0"), dict(epochs=2, length=512)),
         },
     ),
     # Sanh et al., 2019, do not tell theirs.
-    "distilbert": dict(every=_BERT),
+    "distilbert": dict(every=_BERT, tasks=_BERT_SQUAD),
     # Jiao et al., 2020, section 4.1, the stage of predictions, of {1e-5, 2e-5, 3e-5} and {16, 32};
     # the schedule is the code's.
     "tinybert": dict(
         every=_BERT | dict(lr=3e-5, schedule="linear"),
-        tasks={"cola": dict(length=64), "sst-2": dict(length=64)},
+        tasks={"cola": dict(length=64), "sst-2": dict(length=64), **_BERT_SQUAD},
     ),
-    # Yang et al., 2019, table 8 for MNLI, the code's README for STS-B; the others are not told.
+    # Yang et al., 2019, table 8 for MNLI and SQuAD, the code's README for STS-B; the others are not told.
     "xlnet": dict(
         every=_BERT | dict(schedule="linear"),
         tasks={
             "mnli": _steps(10_000, 1000, batch_size=128),  # the warm-up is not told either
             "sts-b": _steps(1200, 120, lr=5e-5),
+            **dict.fromkeys(
+                ("squad-v1.1", "squad-v2.0"),
+                _steps(8000, 1000, lr=3e-5, batch_size=48, length=512, layer_decay=0.75),
+            ),
         },
     ),
     # Radford et al., 2018, section 4.1; what it is silent about is the code's.
