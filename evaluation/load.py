@@ -71,12 +71,21 @@ def load(
     objective = objectives.build(config, jax.default_backend())
     abstract = abstract_params(objective, mesh, config.rules)
     if published:
-        params = jax.device_put(published.params, jax.tree.map(lambda x: x.sharding, abstract))
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, x: jax.device_put(_at(published.params, path), x.sharding), abstract
+        )
     else:
         params = checkpoint.restore_params(
             directory / "checkpoints", abstract, step, config.checkpoint.best
         )
     return Model(config, objective, params, tokenizer)
+
+
+def _at(tree: PyTree, path: tuple) -> jax.Array:
+    """Returns the parameter at a path; a checkpoint may hold others that are of no use."""
+    for key in path:
+        tree = tree[key.key]
+    return tree
 
 
 def abstract_params(objective: nn.Module, mesh: Mesh, rules) -> PyTree:
@@ -133,6 +142,10 @@ def published_config(
         config.objective.update(published.objective)
     else:  # a student or a generator alone is a masked LM
         config.objective = published.objective
+    if config.objective.name == "span":  # of which version, the layout does not say
+        config.data.update(pipeline="spans", task="squad-v2.0")
+        config.data.length = 384
+        config.evals.batches = 0
     config.data.length = min(config.data.length, config.model.max_positions)
     config.data.tokenizer.update(
         path=str(vocabulary),

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from model import heads, losses, transformer
+from model import attention, heads, losses, transformer
 
 
 class Span(nn.Module):
@@ -18,8 +18,9 @@ class Span(nn.Module):
 
     That there is no answer is the span of the class token; with `answerable` a classifier tells it.
 
-    `head` is "independent", BERT's: two scores of each token, padding and question among them. The
-    others choose the last token given the first, `answer_places` only: see `heads.ANSWER_FORMS`.
+    `head` is "independent", BERT's: two scores of each token, those of the question among them (and
+    in its code those of padding, whose states mean nothing here). The others choose the last token
+    given the first, of `answer_places` only: see `heads.ANSWER_FORMS`.
     """
 
     network: nn.Module
@@ -39,7 +40,7 @@ class Span(nn.Module):
         if self.head == "independent":
             self.span = heads.Classifier(2, config, types)
         else:
-            self.span = heads.ConditionedSpan(self.head, config, types)
+            self.conditioned_span = heads.ConditionedSpan(self.head, config, types)
         if self.answerable:
             self.answerable_classifier = heads.Answerable(self.head, self.dropout, config, types)
 
@@ -82,14 +83,19 @@ class Span(nn.Module):
     def _start(self, hidden, batch):
         """Returns float32 logits [B T]."""
         if self.head == "independent":
-            return self.span(hidden)[..., 0]
-        return self.span.start(hidden, batch["answer_places"])
+            return self._both(hidden, batch)[..., 0]
+        return self.conditioned_span.start(hidden, batch["answer_places"])
 
     def _end(self, hidden, given, batch):
         """Returns float32 logits given each of some first tokens [B K]: [B K T], or [B 1 T]."""
         if self.head == "independent":
-            return self.span(hidden)[:, None, :, 1]
-        return self.span.end(hidden, given, batch["answer_places"])
+            return self._both(hidden, batch)[:, None, :, 1]
+        return self.conditioned_span.end(hidden, given, batch["answer_places"])
+
+    def _both(self, hidden, batch):
+        """Returns float32 logits [B T 2]."""
+        real = (batch["segment_ids"] > 0)[..., None]
+        return jnp.where(real, self.span(hidden), attention.MASKED)
 
     def _null(self, hidden, start, batch, *, train):
         return self.answerable_classifier(hidden, start, batch["pair_positions"], train=train)
