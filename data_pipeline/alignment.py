@@ -91,7 +91,7 @@ def _clean_with_origins(text):
         keep(last, start)
         new = " " if found[0].isspace() else clean(found[0])
         parts.append(new)
-        origins.append(np.array([[start, end]] * len(new)).reshape(-1, 2))
+        origins.append(np.array([[start, end]] * len(new), int).reshape(-1, 2))
         last = end
     keep(last, max(last, stop))
     return "".join(parts), np.concatenate(origins)
