@@ -116,7 +116,8 @@ RECIPES = {
         every=_BERT | dict(lr=3e-5, schedule="linear"),
         tasks={"cola": dict(length=64), "sst-2": dict(length=64), **_BERT_SQUAD},
     ),
-    # Yang et al., 2019, table 8 for MNLI and SQuAD, the code's README for STS-B; the others are not told.
+    # Yang et al., 2019, table 8 for MNLI and SQuAD, the code's README for STS-B; the others are not
+    # told.
     "xlnet": dict(
         every=_BERT | dict(schedule="linear"),
         tasks={

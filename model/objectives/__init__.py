@@ -17,7 +17,7 @@ import ml_collections
 from flax.core import FrozenDict
 
 import errors
-from model import heads, networks
+from model import networks
 from model.objectives import (
     causal_lm,
     classification,
@@ -75,17 +75,8 @@ def build(config: Mapping, platform: str) -> nn.Module:
         raise errors.UserError("config.objective.scale must be above 0.")
     if not 0 <= options.get("dropout", 0.0) < 1:
         raise errors.UserError("config.objective.dropout must be in [0, 1).")
-    if name == "span":
-        errors.one_of("config.objective.head", options["head"], heads.ANSWER_FORMS)
-        if options["answerable"] < 0 or options["beam"] < 1:
-            raise errors.UserError(
-                "config.objective.answerable must be at least 0, and beam at least 1."
-            )
-        if options["dropout"] and not options["answerable"]:
-            raise errors.UserError(
-                "config.objective.dropout is that of the classifier, which answerable=0 leaves "
-                "out: set it to 0."
-            )
+    if objective is span.Span:
+        span.check(options)
     if "teacher" in options:  # an objective of its own, made from a model section
         teacher = networks.build(options["teacher"], platform)
         if options["classes"]:

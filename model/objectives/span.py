@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+import errors
 from model import attention, heads, losses, transformer
 
 
@@ -129,3 +130,17 @@ class Span(nn.Module):
         config, (rows, length) = self.network.config, shapes["tokens"]
         head = heads.span_flops(self.head, config, rows * length)
         return 3 * (transformer.flops(config, rows, length) + head)
+
+
+def check(options: Mapping) -> None:
+    """Raises a UserError for an `objective` section that does not suit."""
+    errors.one_of("config.objective.head", options["head"], heads.ANSWER_FORMS)
+    if options["answerable"] < 0 or options["beam"] < 1:
+        raise errors.UserError(
+            "config.objective.answerable must be at least 0, and beam at least 1."
+        )
+    if options["dropout"] and not options["answerable"]:
+        raise errors.UserError(
+            "config.objective.dropout is that of the classifier, which answerable=0 leaves out: "
+            "set it to 0."
+        )
