@@ -170,8 +170,8 @@ def data() -> ml_collections.ConfigDict:
     )
     # a labeled task (fine-tuning)
     config.task = ""  # see data_pipeline/tasks
-    # The folder of the task, GLUE or SQuAD, or a library's set (tfds:glue, hf:nyu-mll/glue); none: the
-    # library that has it, see data_pipeline/tasks/published.py.
+    # The folder of the task, GLUE or SQuAD, or a library's set (tfds:glue, hf:nyu-mll/glue); none:
+    # the library that has it, see data_pipeline/tasks/published.py.
     config.path = config_dict.placeholder(str)
     # another file of training rows, such as the one that scripts/augment.py writes
     config.train_path = config_dict.placeholder(str)

@@ -121,7 +121,7 @@ def prepare_data(
         )
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
     if data.pipeline == "spans":
-        return _span_data(config, cache, tokenizer_dir, training)
+        return _span_data(config, cache, tokenizer_dir, training, split)
     if issubclass(kind, classification.Classification):
         return _task_data(kind, config, cache, tokenizer_dir, training, split)
     if data.pipeline == "mixture" and not data.mixture.unsupervised:
@@ -224,12 +224,10 @@ def _task_data(kind, config, cache, tokenizer_dir, training, split):
     return Data(tokenizer, train, Dataset(pipeline, held_out, config.seed, training=False), {})
 
 
-def _span_data(config, cache, tokenizer_dir, training):
+def _span_data(config, cache, tokenizer_dir, training, split):
     """Reads questions and cuts their contexts; as of other tasks, nothing is cached."""
     data = config.data
     task = squad.TASKS[one_of("data.task", data.task, squad.TASKS)]
-    if data.path is None:
-        raise UserError("data.path is not set: give the folder of SQuAD, or a file of it.")
     tokenizer = _given_tokenizer(config, cache, tokenizer_dir, f"The task {data.task}")
     pipeline = spans.Spans(data, tokenizer)
     train = None
@@ -238,7 +236,7 @@ def _span_data(config, cache, tokenizer_dir, training):
         windows = pipeline.write(found, training=True)
         train = Dataset(pipeline, windows.records, config.seed, training=True)
         _check_rows(train, config, f"{data.task} has", "lower batch_size")
-    windows = pipeline.write(squad.read(task, data.path, "valid"), training=False)
+    windows = pipeline.write(squad.read(task, data.path, split), training=False)
     valid = Dataset(pipeline, windows.records, config.seed, training=False)
     return Data(tokenizer, train, valid, {}, windows)
 

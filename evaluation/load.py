@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from configs import common
-from data_pipeline import tokenizers
+from data_pipeline import corpus, pipeline, tokenizers
 from errors import UserError
 from model import objectives
 from training import checkpoint, huggingface, sharding
@@ -79,6 +79,31 @@ def load(
             directory / "checkpoints", abstract, step, config.checkpoint.best
         )
     return Model(config, objective, params, tokenizer)
+
+
+def prepare_data(
+    directory: str | os.PathLike,
+    config: ml_collections.ConfigDict,
+    progress: corpus.Progress | None = None,
+    split: str = "valid",
+) -> pipeline.Data:
+    """Returns the held-out rows of a config, cut with the vocabulary that the checkpoint brings.
+
+    Args:
+      directory: of the checkpoint, as in `load`.
+      config: that of its `Model`, perhaps changed.
+      progress: called as the work goes on.
+      split: of a task.
+
+    Raises:
+      UserError: for data that is not there or does not suit.
+    """
+    own = pathlib.Path(directory).expanduser() / "tokenizer"
+    if own.is_dir():
+        config.data.tokenizer.path = None  # the run has its own copy of what was there
+    else:
+        own = None  # a published one: `load` has set the path
+    return pipeline.prepare_data(config, own, progress, training=False, split=split)
 
 
 def _at(tree: PyTree, path: tuple) -> jax.Array:

@@ -49,6 +49,8 @@ PUBLISHED = {
     "rte": _glue("rte"),
     "wnli": _glue("wnli"),
     "ax": _glue("ax", "", "", "test"),
+    "squad-v1.1": Source("tfds:squad", "v1.1", ("train", "validation", "")),
+    "squad-v2.0": Source("tfds:squad", "v2.0", ("train", "validation", "")),
 }
 
 

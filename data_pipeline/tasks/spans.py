@@ -89,7 +89,7 @@ class Spans(classification.Classification):
             logging.warning(
                 "%s: %d of %d questions are not trained on, for their answer does not stand where "
                 "it says; the first of them is %s.",
-                *(found.path, len(left_out), len(found.questions), left_out[0]),
+                *(found.source, len(left_out), len(found.questions), left_out[0]),
             )
         return Windows(found, located, records, *np.array(places, np.int64).reshape(-1, 4).T)
 

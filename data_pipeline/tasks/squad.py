@@ -1,13 +1,11 @@
-"""SQuAD in its official JSON, v1.1 (Rajpurkar et al., 2016) and v2.0 (2018), perhaps gzipped."""
+"""SQuAD v1.1 (Rajpurkar et al., 2016) and v2.0 (2018): its official JSON, or a library's set."""
 
 import json
-import os
-import pathlib
 from typing import Any, NamedTuple
 
 from absl import logging
 
-from data_pipeline.tasks import task_files
+from data_pipeline.tasks import published, task_files
 from errors import UserError
 
 
@@ -15,24 +13,31 @@ class Task(NamedTuple):
     """A version of the data set.
 
     Attributes:
+      name: its key in TASKS.
       files: names of the splits' files, without their ending.
       impossible: whether some questions have no answer.
       rows: questions of the published splits.
     """
 
+    name: str
     files: tuple[str, str, str]
     impossible: bool
     rows: dict[str, int]
 
 
-TASKS = {
-    "squad-v1.1": Task(
-        ("train-v1.1", "dev-v1.1", "test-v1.1"), False, {"train": 87_599, "valid": 10_570}
-    ),
-    "squad-v2.0": Task(
-        ("train-v2.0", "dev-v2.0", "test-v2.0"), True, {"train": 130_319, "valid": 11_873}
-    ),
-}
+_V1 = Task(
+    "squad-v1.1",
+    ("train-v1.1", "dev-v1.1", "test-v1.1"),
+    False,
+    {"train": 87_599, "valid": 10_570},
+)
+_V2 = Task(
+    "squad-v2.0",
+    ("train-v2.0", "dev-v2.0", "test-v2.0"),
+    True,
+    {"train": 130_319, "valid": 11_873},
+)
+TASKS = {task.name: task for task in (_V1, _V2)}
 
 
 class Answer(NamedTuple):
@@ -61,14 +66,14 @@ class Question(NamedTuple):
 
 
 class Questions(NamedTuple):
-    """A file: the contexts, each once, and the questions about them, both in its order."""
+    """A split: the contexts, each once, and the questions about them, both in its order."""
 
-    path: pathlib.Path
+    source: str  # where it comes from
     contexts: list[str]
     questions: list[Question]
 
 
-def read(task: Task, path: str | os.PathLike, split: str) -> Questions:
+def read(task: Task, path: published.Path, split: str) -> Questions:
     """Reads the questions of a split.
 
     An answer that does not stand where its `answer_start` says is no error: how many there are is
@@ -76,18 +81,20 @@ def read(task: Task, path: str | os.PathLike, split: str) -> Questions:
 
     Args:
       task: of TASKS.
-      path: the folder of the files, or the very file.
+      path: the folder of the files, the very file, or a library's set: see published.py.
       split: of task_files.SPLITS; only of "test" the answers may be missing.
 
     Raises:
       UserError: for a file that is missing or has another layout, for an id that is missing or
         comes twice, and for a question of v1.1 without an answer.
     """
-    name = task.files[task_files.SPLITS.index(split)]
-    # "rebuilt": put together from other sources, where the official file is not to be had
-    names = (name, f"{name}.rebuilt")
-    file = task_files.find(path, ("squad", "SQuAD"), names, ".json", "SQuAD")
-    found = _parse(file)
+    if published.is_library(path):
+        found = _from_library(f"{task.name} ({split})", published.rows(task.name, path, split))
+    else:
+        name = task.files[task_files.SPLITS.index(split)]
+        # "rebuilt": put together from other sources, where the official file is not to be had
+        names = (name, f"{name}.rebuilt")
+        found = _parse(task_files.find(path, ("squad", "SQuAD"), names, ".json", "SQuAD"))
     _check(task, found, split)
     misplaced = [
         question.id
@@ -98,7 +105,7 @@ def read(task: Task, path: str | os.PathLike, split: str) -> Questions:
         logging.warning(
             "%s: %d of %d questions have an answer that does not stand at its answer_start, the "
             "first of them %s.",
-            *(file, len(misplaced), len(found.questions), misplaced[0]),
+            *(found.source, len(misplaced), len(found.questions), misplaced[0]),
         )
     return found
 
@@ -141,18 +148,31 @@ def _parse(file):
                 impossible = take(question, "is_impossible", bool, here, not answers)
                 text = take(question, "question", str, here)
                 questions.append(Question(key, text, len(contexts) - 1, answers, impossible))
-    return Questions(file, contexts, questions)
+    return Questions(str(file), contexts, questions)
+
+
+def _from_library(source, rows):
+    """Returns the questions of rows with the fields that TFDS and `datasets` both have."""
+    contexts: dict[str, int] = {}
+    questions = []
+    for row in rows:
+        texts, starts = (row["answers"][name] for name in ("text", "answer_start"))
+        texts = [text.decode() if isinstance(text, bytes) else text for text in texts]
+        answers = tuple(Answer(text, int(start)) for text, start in zip(texts, starts, strict=True))
+        context = contexts.setdefault(row["context"], len(contexts))
+        questions.append(Question(row["id"], row["question"], context, answers, not answers))
+    return Questions(source, list(contexts), questions)
 
 
 def _check(task, found, split):
     """Refuses what no reader could make sense of."""
     if not found.questions:
-        raise UserError(f"{found.path} holds no questions: fetch the official file.")
+        raise UserError(f"{found.source} holds no questions: fetch the official file.")
     seen = set()
     for question in found.questions:
         if not question.id or question.id in seen:
             what = f"the id {question.id} twice" if question.id else "a question without an id"
-            raise UserError(f"{found.path} has {what}: each question needs an id of its own.")
+            raise UserError(f"{found.source} has {what}: each question needs an id of its own.")
         seen.add(question.id)
         if (
             not task.impossible
@@ -160,6 +180,6 @@ def _check(task, found, split):
             and (question.impossible or not question.answers)
         ):
             raise UserError(
-                f"{found.path} has no answer to question {question.id}, as in v2.0: set "
+                f"{found.source} has no answer to question {question.id}, as in v2.0: set "
                 "data.task=squad-v2.0, or give a file of v1.1."
             )

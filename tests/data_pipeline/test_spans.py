@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import squads
+import tensorflow_datasets as tfds
 
 from configs import finetune
 from data_pipeline import pipeline, tokenizer_training, tokenizers
@@ -56,6 +57,42 @@ def test_questions_are_read_in_their_order(tmp_path):
             ("b", 0, False),
             ("c", 1, True),
         ]
+
+
+class Library(tfds.core.GeneratorBasedBuilder):
+    """SQuAD v2.0 with the fields that TFDS has."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        text = tfds.features.Text()
+        answers = tfds.features.Sequence({"text": text, "answer_start": np.int32})
+        fields = dict.fromkeys(("id", "title", "context", "question"), text)
+        features = tfds.features.FeaturesDict({**fields, "answers": answers})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(), "validation": self._generate_examples()}
+
+    def _generate_examples(self):
+        for key, golds in (("a", ["Monday", "on Monday"]), ("b", []), ("c", ["Paris"])):
+            starts = [CONTEXT.index(gold) for gold in golds]
+            answers = {"text": golds, "answer_start": starts}
+            texts = {"id": key, "title": "T", "context": CONTEXT, "question": f"{key}?"}
+            yield key, {**texts, "answers": answers}
+
+
+def test_a_set_of_a_library(tmp_path):
+    builder = Library(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    found = squad.read(V2, f"tfds:{builder.data_dir}", "valid")
+    assert found.contexts == [CONTEXT]
+    by_id = {question.id: question for question in found.questions}  # TFDS shuffles
+    golds = (("Monday", 22), ("on Monday", 19))
+    assert by_id["a"] == squad.Question("a", "a?", 0, golds, False)
+    assert by_id["b"] == squad.Question("b", "b?", 0, (), True)
+    with pytest.raises(UserError, match="squad-v2.0 has no test split"):
+        squad.read(V2, f"tfds:{builder.data_dir}", "test")
 
 
 def test_official_files_have_their_published_questions(shared, train):
@@ -171,7 +208,7 @@ def make(data, tokenizer, *questions, context=CONTEXT, training=True):
         for i, (text, *answers) in enumerate(questions)
     ]
     made = spans.Spans(data, tokenizer)
-    windows = made.write(squad.Questions(None, [context], golds), training=training)
+    windows = made.write(squad.Questions("it", [context], golds), training=training)
     rows = made.read([*windows.records, b""], None)
     batches.check(rows)
     return windows, rows
@@ -374,7 +411,6 @@ def test_dev_has_the_windows_of_bert(shared):
     [
         ({"data.task": "squad"}, "Did you mean 'squad-v"),
         ({"data.task": "sst-2"}, "Unknown data.task 'sst-2'"),
-        ({"data.path": None}, "data.path is not set: give the folder of SQuAD"),
         ({"data.spans.stride": 0}, "data.spans.stride and question_length must be at least 1"),
         ({"data.length": 30}, "data.length=30 has no room for a window"),
         ({"data.tokenizer.path": None}, "set config.init_from"),

@@ -30,7 +30,7 @@ def made(contexts, room=10, stride=4):
         places += [
             (number, first, size, OFFSET) for first, size in spans.cut(len(found), room, stride)
         ]
-    found = tasks.Questions(None, list(contexts), questions)
+    found = tasks.Questions("it", list(contexts), questions)
     return spans.Windows(found, located, [b""] * len(places), *np.array(places).T)
 
 
