@@ -49,6 +49,10 @@ def base() -> ml_collections.ConfigDict:
         {
             "every": 1000,  # steps between evaluations on held-out documents; 0: only at the end
             "batches": 20,  # batches of one evaluation; 0: all that the held-out documents give
+            # How answers are chosen from spans, see evaluation/answers.py.
+            "n_best": 20,  # that are written for each question
+            "max_answer": 30,  # pieces
+            "null_threshold": 0.0,  # "no answer" where its odds are higher (SQuAD v2.0)
         }
     )
     config.checkpoint = ml_collections.ConfigDict(
@@ -166,12 +170,19 @@ def data() -> ml_collections.ConfigDict:
     )
     # a labeled task (fine-tuning)
     config.task = ""  # see data_pipeline/tasks
-    # The folder of the task or of GLUE, or a library's set (tfds:glue, hf:nyu-mll/glue); none: the
-    # library that has it, see data_pipeline/tasks/published.py.
+    # The folder of the task, GLUE or SQuAD, or a library's set (tfds:glue, hf:nyu-mll/glue); none:
+    # the library that has it, see data_pipeline/tasks/published.py.
     config.path = config_dict.placeholder(str)
     # another file of training rows, such as the one that scripts/augment.py writes
     config.train_path = config_dict.placeholder(str)
     config.both_orders = False  # train on every pair in both orders, which doubles the rows
+    # questions whose answer is a span of a context (SQuAD), see data_pipeline/tasks/spans.py
+    config.spans = ml_collections.ConfigDict(
+        {
+            "stride": 128,  # pieces from the beginning of a window to that of the next
+            "question_length": 64,  # pieces of the question that are kept
+        }
+    )
     return config
 
 
@@ -258,6 +269,7 @@ def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.masking.max_predictions = min(config.data.masking.max_predictions, 10)
     half = config.data.length // 2
     config.data.permutation.update(reuse=half, block=half, memory=half)
+    config.data.spans.update(stride=half // 2, question_length=half // 2)
     config.model.width, config.model.heads, config.model.depth = 64, 2, 2
     if config.model.get("embed_width"):
         config.model.embed_width = 32

@@ -54,6 +54,23 @@ CHOICE = {
 }
 # Of these pairs GPT-1 reads both orders.
 SYMMETRIC = ("mrpc", "sts-b", "qqp")
+# An answer is a span of a text: SQuAD.
+SPANS = {
+    "squad-v1.1": dict(rows=87_599, best="f1"),
+    "squad-v2.0": dict(rows=130_319, best="f1"),
+}
+# Heads by page and task, where they are not BERT's; see model/objectives/span.py.
+_XLNET_SPAN = dict(head="xlnet", beam=5)
+_XLNET_ANSWERABLE = dict(**_XLNET_SPAN, answerable=0.5, dropout=0.1)
+SPAN_HEADS = {
+    "albert": {"squad-v2.0": _XLNET_ANSWERABLE},  # squad_utils.py; plain on v1.1
+    "electra": {
+        "squad-v1.1": dict(head="electra"),
+        "squad-v2.0": dict(head="electra", answerable=0.5),
+    },
+    "roberta": {"squad-v2.0": dict(answerable=1.0)},  # section 5.2
+    "xlnet": {"squad-v1.1": _XLNET_SPAN, "squad-v2.0": _XLNET_ANSWERABLE},
+}
 
 
 class Network(NamedTuple):
@@ -94,6 +111,19 @@ def choice(config, network: Network, name: str, task: Mapping) -> None:
         raise ValueError(f"task={name} needs an encoder or gpt1, which {network.page} is not.")
 
 
+def spans(config, network: Network, name: str, task: Mapping) -> None:
+    """Sets the objective and the rows of a task of SPANS; in place."""
+    del task
+    if network.config.model.name not in ("encoder", "xlnet"):
+        raise ValueError(f"task={name} needs an encoder, which configs/{network.page}.py is not.")
+    head = dict(head="independent", answerable=0.0, dropout=0.0, beam=20)
+    head |= SPAN_HEADS.get(network.page, {}).get(name, {})
+    config.objective = dict(name="span", **head)
+    config.data.pipeline = "spans"
+    if network.page == "xlnet":  # its run_squad.py
+        config.evals.update(n_best=5, max_answer=64)
+
+
 class Kind(NamedTuple):
     """Tasks that ask for the same: a table of them by name, and what sets a config to one."""
 
@@ -104,6 +134,7 @@ class Kind(NamedTuple):
 KINDS = {
     "classification": Kind(CLASSIFICATION, classification),
     "choice": Kind(CHOICE, choice),
+    "spans": Kind(SPANS, spans),
 }
 TASKS = {name: kind for kind in KINDS for name in KINDS[kind].tasks}
 

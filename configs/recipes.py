@@ -52,6 +52,9 @@ LENGTHS = dict.fromkeys(SHORT, 128) | dict.fromkeys(RACE, 512)
 _BERT_TASKS = {
     **dict.fromkeys(("swag", "hellaswag", "codah"), dict(batch_size=16)),
     "boolq": dict(length=256),
+    # Devlin et al., 2019, sections 4.2 and 4.3: 384 tokens as in the README's commands.
+    "squad-v1.1": dict(lr=5e-5, length=384),
+    "squad-v2.0": dict(lr=5e-5, length=384, epochs=2, batch_size=48),
 }
 
 
@@ -87,6 +90,10 @@ RECIPES = {
             "commonsenseqa": _steps(3000, 150, batch_size=16, weight_decay=0.01),
             # allenai/winogrande, sample_training.sh
             "winogrande": dict(batch_size=16, epochs=3, warmup=(1, 10), length=80),
+            **dict.fromkeys(
+                ("squad-v1.1", "squad-v2.0"),
+                dict(lr=1.5e-5, batch_size=48, epochs=2, weight_decay=0.01),
+            ),
         },
     ),
     # Lan et al., 2020, table 14.
@@ -104,6 +111,8 @@ RECIPES = {
             "wnli": _steps(2000, 250, lr=2e-5, batch_size=16, dropout=0.1),
             # The second models have lr=1e-5 and no dropout (the code's README).
             "race": _steps(12000, 1000, lr=2e-5, batch_size=32, dropout=0.1),
+            "squad-v1.1": _steps(3649, 365, lr=5e-5, batch_size=48, length=384),
+            "squad-v2.0": _steps(8144, 814, lr=3e-5, batch_size=48),
         },
     ),
     # Clark et al., 2020, table 7.
@@ -126,6 +135,8 @@ RECIPES = {
             "rte": dict(epochs=10),
             "sts-b": dict(epochs=10, both_orders=True, scale=5.0),
             "mrpc": dict(both_orders=True),
+            # configure_finetuning.py has 512 tokens
+            **dict.fromkeys(("squad-v1.1", "squad-v2.0"), dict(epochs=2, length=512)),
         },
     ),
     # Sanh et al., 2019, do not tell theirs.
@@ -136,8 +147,8 @@ RECIPES = {
         every=_BERT | dict(lr=3e-5, schedule="linear"),
         tasks={**_BERT_TASKS, "cola": dict(length=64), "sst-2": dict(length=64)},
     ),
-    # Yang et al., 2019, table 8 for MNLI and RACE, the code's README for STS-B; the others are not
-    # told.
+    # Yang et al., 2019, table 8 for MNLI, RACE and SQuAD, the code's README for STS-B; the others
+    # are not told.
     "xlnet": dict(
         every=_BERT | dict(schedule="linear"),
         tasks={
@@ -145,6 +156,10 @@ RECIPES = {
             "sts-b": _steps(1200, 120, lr=5e-5),
             "race": _steps(12_000, 1000),  # the warm-up is the code's
             "boolq": dict(length=256),
+            **dict.fromkeys(
+                ("squad-v1.1", "squad-v2.0"),
+                _steps(8000, 1000, lr=3e-5, batch_size=48, length=512, layer_decay=0.75),
+            ),
         },
     ),
     # Radford et al., 2018, section 4.1; what it is silent about is the code's.

@@ -30,7 +30,7 @@ from data_pipeline import (
     tokenizers,
 )
 from data_pipeline import records as record_files
-from data_pipeline.tasks import choice, classification, gpt, text_to_text
+from data_pipeline.tasks import choice, classification, gpt, spans, squad, text_to_text
 from errors import UserError, one_of
 
 VERSION = 2  # of the example records; part of the name of their cache folder
@@ -45,6 +45,7 @@ PIPELINES = {
     "text_to_text": text_to_text.LabeledText,
     "choice": choice.Choice,
     "gpt_choice": choice.GptChoice,
+    "spans": spans.Spans,
     **textless.PIPELINES,
 }
 
@@ -91,6 +92,7 @@ class Data(NamedTuple):
     train: Dataset | None  # None: a task of which only held-out rows were asked for
     valid: Dataset
     manifest: dict  # of the corpus: counts of documents, tokens and bytes; {} for a task
+    windows: spans.Windows | None = None  # of the held-out rows, where answers are spans
 
 
 def prepare_data(
@@ -122,6 +124,8 @@ def prepare_data(
             f"{config.model.max_positions}: lower the first or raise the second."
         )
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
+    if data.pipeline == "spans":
+        return _span_data(config, cache, tokenizer_dir, training, split)
     if issubclass(kind, classification.Classification | text_to_text.LabeledText):
         return _task_data(kind, config, cache, tokenizer_dir, training, split)
     if data.pipeline == "mixture" and not data.mixture.unsupervised:
@@ -225,6 +229,23 @@ def _task_data(kind, config, cache, tokenizer_dir, training, split):
         _check_rows(train, config, f"{name} has", "lower batch_size")
     held_out = pipeline.write(kind.examples(name, data.path, split))
     return Data(tokenizer, train, Dataset(pipeline, held_out, config.seed, training=False), {})
+
+
+def _span_data(config, cache, tokenizer_dir, training, split):
+    """Reads questions and cuts their contexts; as of other tasks, nothing is cached."""
+    data = config.data
+    task = squad.TASKS[one_of("data.task", data.task, squad.TASKS)]
+    tokenizer = _given_tokenizer(config, cache, tokenizer_dir, f"The task {data.task}")
+    pipeline = spans.Spans(data, tokenizer)
+    train = None
+    if training:
+        found = squad.read(task, data.train_path or data.path, "train")
+        windows = pipeline.write(found, training=True)
+        train = Dataset(pipeline, windows.records, config.seed, training=True)
+        _check_rows(train, config, f"{data.task} has", "lower batch_size")
+    windows = pipeline.write(squad.read(task, data.path, split), training=False)
+    valid = Dataset(pipeline, windows.records, config.seed, training=False)
+    return Data(tokenizer, train, valid, {}, windows)
 
 
 def _textless_data(config, kind, tokenizer_dir):

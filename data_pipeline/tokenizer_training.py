@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
 import errors
-from data_pipeline import tokenizers, vocabulary_files
+from data_pipeline import alignment, tokenizers, vocabulary_files
 from errors import UserError
 
 WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -158,7 +158,7 @@ def _train_sentencepiece(
     if specials == "t5":
         layout = dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     else:  # as in the READMEs of XLNet and ALBERT
-        lines = (tokenizers.albert_clean(line) for line in lines)
+        lines = (alignment.clean(line) for line in lines)
         layout = dict(user_defined_symbols=list('()".-–£€'), character_coverage=0.99995)
         if specials == "xlnet":
             layout |= dict(unk_id=0, bos_id=1, eos_id=2, pad_id=-1)

@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import re
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +20,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 import errors
-from data_pipeline import vocabulary_files
+from data_pipeline import alignment, vocabulary_files
 from errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -105,6 +104,13 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each text, without special tokens."""
         return [e.ids for e in self._backend.encode_batch_fast(list(texts))]
+
+    def locate_batch(self, texts: Sequence[str]) -> list[alignment.Located]:
+        """Returns the ids of each text, and which of its characters each piece is."""
+        return [
+            alignment.locate(text, e.ids, e.offsets)
+            for text, e in zip(texts, self._backend.encode_batch(list(texts)), strict=True)
+        ]
 
     def encode_with_sentinels(self, text: str) -> list[int]:
         """Returns the ids of a text in which `<extra_id_0>` and so on are sentinels.
@@ -262,7 +268,7 @@ class SentencePiece(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:  # noqa: D102 (see Tokenizer)
         if self.cleans:
-            texts = [albert_clean(text) for text in texts]
+            texts = [alignment.clean(text) for text in texts]
         texts = [text.lower() for text in texts] if self.lowercase else list(texts)
         ids = self._backend.encode(texts, num_threads=1)
         if not self._split:
@@ -273,6 +279,24 @@ class SentencePiece(Tokenizer):
             else row
             for row in ids
         ]
+
+    def locate_batch(self, texts: Sequence[str]) -> list[alignment.Located]:  # noqa: D102
+        read, origins = zip(*(alignment.read(t, self.cleans, self.lowercase) for t in texts))
+        found = self._backend.encode(list(read), return_type="offset_mapping", num_threads=1)
+        return [self._locate(*each) for each in zip(texts, origins, found, strict=True)]
+
+    def _locate(self, text, origins, pieces):
+        ids, spans = [], []
+        for i, (start, end) in zip(pieces["ids"], pieces["offsets"], strict=True):
+            *parts, last = self._split.get(i, (i,))
+            ids += [*parts, last]
+            # A comma that is split off is the last character.
+            spans += [(start, end - 1)] * len(parts) + [(end - 1 if parts else start, end)]
+        starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
+        firsts, lasts = np.append(origins, [[len(text)] * 2], axis=0).T
+        ends = np.where(ends > starts, lasts[ends - 1], firsts[starts])
+        spans = np.stack([firsts[starts], ends], axis=1)
+        return alignment.locate(text, ids, spans)
 
     def decode(self, ids: Sequence[int]) -> str:  # noqa: D102
         if not self.sentinel_ids:
@@ -291,13 +315,6 @@ class SentencePiece(Tokenizer):
         """Whether a piece goes on with a word, by ALBERT's rule (create_pretraining_data.py)."""
         starts = token.startswith(("▁", "<")) or not re.fullmatch(r"[a-z]+", token.lower())
         return not starts
-
-
-def albert_clean(text: str) -> str:
-    """Returns text with single spaces, plain double quotes and no accents (tokenization.py)."""
-    text = " ".join(text.split()).replace("``", '"').replace("''", '"')
-    text = unicodedata.normalize("NFKD", text)
-    return "".join(c for c in text if not unicodedata.combining(c))
 
 
 KINDS: dict[str, type[Tokenizer]] = {

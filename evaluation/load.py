@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from configs import common
-from data_pipeline import tokenizers
+from data_pipeline import corpus, pipeline, tokenizers
 from errors import UserError
 from model import objectives
 from training import checkpoint, huggingface, sharding
@@ -71,12 +71,46 @@ def load(
     objective = objectives.build(config, jax.default_backend())
     abstract = abstract_params(objective, mesh, config.rules)
     if published:
-        params = jax.device_put(published.params, jax.tree.map(lambda x: x.sharding, abstract))
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, x: jax.device_put(_at(published.params, path), x.sharding), abstract
+        )
     else:
         params = checkpoint.restore_params(
             directory / "checkpoints", abstract, step, config.checkpoint.best
         )
     return Model(config, objective, params, tokenizer)
+
+
+def prepare_data(
+    directory: str | os.PathLike,
+    config: ml_collections.ConfigDict,
+    progress: corpus.Progress | None = None,
+    split: str = "valid",
+) -> pipeline.Data:
+    """Returns the held-out rows of a config, cut with the vocabulary that the checkpoint brings.
+
+    Args:
+      directory: of the checkpoint, as in `load`.
+      config: that of its `Model`, perhaps changed.
+      progress: called as the work goes on.
+      split: of a task.
+
+    Raises:
+      UserError: for data that is not there or does not suit.
+    """
+    own = pathlib.Path(directory).expanduser() / "tokenizer"
+    if own.is_dir():
+        config.data.tokenizer.path = None  # the run has its own copy of what was there
+    else:
+        own = None  # a published one: `load` has set the path
+    return pipeline.prepare_data(config, own, progress, training=False, split=split)
+
+
+def _at(tree: PyTree, path: tuple) -> jax.Array:
+    """Returns the parameter at a path; a checkpoint may hold others that are of no use."""
+    for key in path:
+        tree = tree[key.key]
+    return tree
 
 
 def abstract_params(objective: nn.Module, mesh: Mesh, rules) -> PyTree:
@@ -133,6 +167,10 @@ def published_config(
         config.objective.update(published.objective)
     else:  # a student or a generator alone is a masked LM
         config.objective = published.objective
+    if config.objective.name == "span":  # of which version, the layout does not say
+        config.data.update(pipeline="spans", task="squad-v2.0")
+        config.data.length = 384
+        config.evals.batches = 0
     config.data.length = min(config.data.length, config.model.max_positions)
     config.data.tokenizer.update(
         path=str(vocabulary),

@@ -9,7 +9,7 @@ import numpy as np
 from data_pipeline import pipeline, tokenizers
 from data_pipeline.tasks import choices, text_to_text
 from errors import one_of
-from evaluation import evaluate
+from evaluation import answers, evaluate
 
 Score = Callable[[np.ndarray, np.ndarray], float]  # (predictions [B], targets [B])
 
@@ -85,6 +85,8 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
 
 def scorer(config: ml_collections.ConfigDict, data: pipeline.Data) -> evaluate.Score | None:
     """Returns what makes the metrics of a task from held-out rows; None where there is no task."""
+    if data.windows is not None:
+        return answers.scorer(config, data.windows)
     if not config.data.task:
         return None
     return lambda rows, targets: score(

@@ -43,6 +43,9 @@ FIELDS: dict[str, Field] = {
     "memory_segment_ids": Field("BM", np.int32),  # 1; 0 where there is none
     "label": Field("B", np.int32),  # the class of a row
     "score": Field("B", np.float32),  # its number, where the task is regression
+    "answer_places": Field("BT", np.int32),  # 1: an answer may begin or end here
+    "answer_start": Field("B", np.int32),  # its first token; that of the class: there is none
+    "answer_end": Field("B", np.int32),  # and its last
     "example_weights": Field("B", np.float32),  # 1; 0 for rows that fill the last batch up
 }
 

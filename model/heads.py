@@ -1,13 +1,15 @@
-"""What stands on top of a network: masked LM, replaced tokens, pooler, classification."""
+"""What stands on top of a network: masked LM, replaced tokens, pooler, classification, spans."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from model import attention, layers, losses, transformer
 from model import batch as batch_lib
-from model import layers, losses, transformer
 
 
 def gather(hidden: Float[Array, "B T D"], positions: Int[Array, "B P"]) -> Float[Array, "B P D"]:
@@ -133,6 +135,119 @@ class Classifier(nn.Module):
         init = layers.INITIALIZERS[self.config.init](self.config.init_std)
         dense = layers.Dense((self.classes,), ("embed", "norm"), init, self.types, name="dense")
         return dense(pooled).astype(jnp.float32)
+
+
+class AnswerForm(NamedTuple):
+    """The hidden layer of the heads that look at two tokens at once."""
+
+    width: int  # 0: that of the network
+    activation: Callable[[Array], Array] | None  # None: that of the network
+    norm: bool  # whether the last token's scores come from a normalized layer
+    bias: bool  # of the score of the answerability classifier
+
+
+# "independent" is BERT's head, in which the last token does not depend on the first; a classifier
+# beside it (RoBERTa, section 5.2, which says no more) is XLNet's.
+ANSWER_FORMS = {
+    "independent": AnswerForm(0, jnp.tanh, norm=True, bias=False),
+    "xlnet": AnswerForm(0, jnp.tanh, norm=True, bias=False),  # and ALBERT on SQuAD v2.0
+    "electra": AnswerForm(512, None, norm=False, bias=True),  # finetune/qa/qa_tasks.py
+}
+
+
+class _PairLayer(nn.Module):
+    """activation(dense([x, y])); y may be fewer tokens, for which the product is made once."""
+
+    form: AnswerForm
+    config: transformer.TransformerConfig
+    types: layers.Numerics
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"], y: Float[Array, "... D"]) -> Float[Array, "... F"]:
+        """Maps the pairs of x and y, which are broadcast."""
+        c = self.config
+        init = layers.INITIALIZERS[c.init](c.init_std)
+        features, axes = (self.form.width or c.width,), ("embed", "norm")
+        dense = layers.Dense(features, axes, init, self.types, name="x")
+        other = layers.Dense(features, axes, init, self.types, bias=False, name="y")
+        activation = self.form.activation or layers.ACTIVATIONS[c.activation]
+        return activation(dense(x) + other(y)).astype(self.types.compute)
+
+
+class ConditionedSpan(nn.Module):
+    """The first token of an answer, and given that the last one (XLNet and ELECTRA, their code)."""
+
+    form: str  # of ANSWER_FORMS
+    config: transformer.TransformerConfig
+    types: layers.Numerics
+
+    def setup(self):
+        """Declares the layers."""
+        c, form = self.config, ANSWER_FORMS[self.form]
+        self.first = Classifier(1, c, self.types)
+        self.pair = _PairLayer(form, c, self.types)
+        self.norm = layers.Norm(c.norm_eps, self.types) if form.norm else lambda x: x
+        self.last = Classifier(1, c, self.types)
+
+    def start(
+        self, hidden: Float[Array, "B T D"], places: Int[Array, "B T"]
+    ) -> Float[Array, "B T"]:
+        """Returns float32 logits, very low outside of `places`."""
+        return jnp.where(places > 0, self.first(hidden)[..., 0], attention.MASKED)
+
+    def end(
+        self,
+        hidden: Float[Array, "B T D"],
+        given: Int[Array, "B K"],
+        places: Int[Array, "B T"],
+    ) -> Float[Array, "B K T"]:
+        """Returns the same for the last token, for each of some first ones."""
+        chosen = gather(hidden, given)
+
+        def score(k):  # one by one: the hidden layer of all would be [B K T F]
+            logits = self.last(self.norm(self.pair(hidden, chosen[:, k, None])))[..., 0]
+            return jnp.where(places > 0, logits, attention.MASKED)
+
+        return jnp.stack([score(k) for k in range(given.shape[1])], axis=1)
+
+
+class Answerable(nn.Module):
+    """Whether a question has no answer, by the class token and where an answer may begin.
+
+    score(drop(activation(dense([class token, the states weighted by the probability to begin])))).
+    """
+
+    form: str  # of ANSWER_FORMS
+    dropout: float
+    config: transformer.TransformerConfig
+    types: layers.Numerics
+
+    @nn.compact
+    def __call__(
+        self,
+        hidden: Float[Array, "B T D"],
+        start: Float[Array, "B T"],
+        cls: Int[Array, "B 1"],
+        *,
+        train: bool,
+    ) -> Float[Array, "B"]:
+        """Returns float32 logits; `start` holds those of the first token."""
+        c, form = self.config, ANSWER_FORMS[self.form]
+        p = jax.nn.softmax(start, axis=-1)
+        begins = jnp.einsum("bt,btd->bd", p, hidden.astype(jnp.float32)).astype(hidden.dtype)
+        x = _PairLayer(form, c, self.types, name="pair")(gather(hidden, cls)[:, 0], begins)
+        x = layers.Dropout(self.dropout)(x, train=train)
+        init = layers.INITIALIZERS[c.init](c.init_std)
+        score = layers.Dense((1,), ("embed", "norm"), init, self.types, form.bias, name="score")
+        return score(x)[..., 0].astype(jnp.float32)
+
+
+def span_flops(form: str, config: transformer.TransformerConfig, tokens: int) -> float:
+    """Returns the operations of a span head's products, forward, in training."""
+    if form == "independent":
+        return 2.0 * tokens * config.width * 2
+    hidden = ANSWER_FORMS[form].width or config.width
+    return 2.0 * tokens * (config.width * (1 + hidden) + hidden)
 
 
 def judge(logits: Float[Array, "B C"], batch: Mapping[str, Array], *, train: bool):

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from data_pipeline import loader, pipeline, progress
+from data_pipeline import loader, progress
 from errors import UserError, exit_on_user_error, parse_flags
 from evaluation import evaluate, load, scoring, search
 from training import compilation_cache, sharding
@@ -63,7 +63,7 @@ def main(argv):
     if _BATCH_SIZE.value is not None:
         config.batch_size = _BATCH_SIZE.value
     with progress.shown() as report:
-        data = _prepare(pathlib.Path(_CHECKPOINT.value).expanduser(), config, report)
+        data = load.prepare_data(_CHECKPOINT.value, config, report)
 
     steps = -(-len(data.valid) // config.batch_size)  # the last batch is filled with padding
     steps = min(steps, _BATCHES.value or steps)
@@ -99,16 +99,6 @@ def main(argv):
             whole.replace(path)
         except OSError as error:
             raise UserError(f"--json={_JSON.value} cannot be written: {error}.") from error
-
-
-def _prepare(checkpoint: pathlib.Path, config, report) -> pipeline.Data:
-    """Returns the data of the config, cut with the vocabulary that the checkpoint brings."""
-    own = checkpoint / "tokenizer"
-    if not own.is_dir():
-        # A published one: `load` has set the path.
-        return pipeline.prepare_data(config, progress=report, training=False)
-    config.data.tokenizer.path = None  # the run has its own copy of what was there
-    return pipeline.prepare_data(config, own, report, training=False)
 
 
 def _bits_per_byte(loss: float, manifest: dict) -> float:

@@ -63,6 +63,8 @@ PUBLISHED = {
     "piqa": Source("hf:baber/piqa"),
     "winogrande": Source("hf:allenai/winogrande", "winogrande_xl"),
     "boolq": Source("hf:google/boolq", splits=("train", "validation", "")),
+    "squad-v1.1": Source("tfds:squad", "v1.1", ("train", "validation", "")),
+    "squad-v2.0": Source("tfds:squad", "v2.0", ("train", "validation", "")),
 }
 
 

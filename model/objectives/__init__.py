@@ -27,6 +27,7 @@ from model.objectives import (
     masked_lm,
     permutation_lm,
     seq2seq_lm,
+    span,
 )
 
 OBJECTIVES = {
@@ -38,6 +39,7 @@ OBJECTIVES = {
     "distill": distill.Distill,
     "classification": classification.Classification,
     "gpt_classification": gpt_classification.GptClassification,
+    "span": span.Span,
 }
 
 
@@ -73,6 +75,8 @@ def build(config: Mapping, platform: str) -> nn.Module:
         raise errors.UserError("config.objective.scale must be above 0.")
     if not 0 <= options.get("dropout", 0.0) < 1:
         raise errors.UserError("config.objective.dropout must be in [0, 1).")
+    if objective is span.Span:
+        span.check(options)
     if "teacher" in options:  # an objective of its own, made from a model section
         teacher = networks.build(options["teacher"], platform)
         if options["classes"]:

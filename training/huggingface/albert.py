@@ -1,4 +1,4 @@
-"""ALBERT as `transformers` publishes it: AlbertForPreTraining, AlbertForMaskedLM, AlbertModel."""
+"""ALBERT as `transformers` publishes it: for all that BERT is published for."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ def _renamed(row: mapping.Row) -> mapping.Row:
 
 TABLE = mapping.Table(
     prefix="albert.",
-    bare=("predictions.", "sop_classifier."),
+    bare=("predictions.", "sop_classifier.", "qa_outputs."),
     rows=(
         *mapping.under("network/embedder/", "embeddings.", bert.EMBEDDER),
         *mapping.under("network/embed_norm/", "embeddings.LayerNorm.", bert.NORM_OF_TABLES),
@@ -50,6 +50,7 @@ TABLE = mapping.Table(
         _R("pooler/dense/bias", "D", "pooler.bias", "D"),
         _R("classifier/dense/kernel", "D C", "sop_classifier.classifier.weight", "C D"),
         _R("classifier/dense/bias", "C", "sop_classifier.classifier.bias", "C"),
+        *bert.SPAN,
     ),
     copies={
         "predictions.decoder.weight": "embeddings.word_embeddings.weight",
@@ -124,9 +125,8 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
             "ALBERT's layout has token types: export only a model with config.model.token_types of "
             "1 or more."
         )
-    pairs = objective.get("sentence_pair", False)
     return {
-        "architectures": ["AlbertForPreTraining" if pairs else "AlbertForMaskedLM"],
+        "architectures": [f"Albert{bert.head(objective)}"],
         "model_type": "albert",
         **mapping.write_knobs(KNOBS, model),
         "inner_group_num": 1,

@@ -1,4 +1,4 @@
-"""BERT as `transformers` publishes it: BertForPreTraining, BertForMaskedLM, BertModel."""
+"""BERT as `transformers` publishes it: for pre-training, masked LM, question answering, or bare."""
 
 from collections.abc import Container, Mapping
 from typing import Any
@@ -36,9 +36,13 @@ LAYER = (
     _R("mlp_norm/scale", "D", "output.LayerNorm.weight", "D"),
     _R("mlp_norm/bias", "D", "output.LayerNorm.bias", "D"),
 )
+SPAN = (
+    _R("span/dense/kernel", "D C", "qa_outputs.weight", "C D"),
+    _R("span/dense/bias", "C", "qa_outputs.bias", "C"),
+)
 TABLE = mapping.Table(
     prefix="bert.",
-    bare="cls.",
+    bare=("cls.", "qa_outputs."),
     rows=(
         *mapping.under("network/embedder/", "embeddings.", EMBEDDER),
         *mapping.under("network/embed_norm/", "embeddings.LayerNorm.", NORM_OF_TABLES),
@@ -51,6 +55,7 @@ TABLE = mapping.Table(
         _R("pooler/dense/bias", "D", "pooler.dense.bias", "D"),
         _R("classifier/dense/kernel", "D C", "cls.seq_relationship.weight", "C D"),
         _R("classifier/dense/bias", "C", "cls.seq_relationship.bias", "C"),
+        *SPAN,
     ),
     copies={
         "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
@@ -114,10 +119,8 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
             "BERT's layout has token types: export only a model with config.model.token_types of 1 "
             "or more."
         )
-    pairs = objective.get("sentence_pair", False)  # a distilled student has none
-    kind = "BertForPreTraining" if pairs else "BertForMaskedLM"
     return {
-        "architectures": [kind],
+        "architectures": [f"Bert{head(objective)}"],
         "model_type": "bert",
         **mapping.write_knobs(KNOBS, model),
         "hidden_act": mapping.write_activation(model["activation"]),
@@ -126,10 +129,18 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
     }
 
 
+def head(objective: Mapping[str, Any]) -> str:
+    """Returns what an architecture is called behind the name of the family."""
+    if objective["name"] == "span":
+        return "ForQuestionAnswering"
+    pairs = objective.get("sentence_pair", False)  # a distilled student has none
+    return "ForPreTraining" if pairs else "ForMaskedLM"
+
+
 def check_plain(
     model: Mapping[str, Any], objective: Mapping[str, Any], family: str, **allowed: Any
 ) -> None:
-    """Checks that a masked LM has none of the knobs that a layout has no place for.
+    """Checks that a masked LM or a span head has no knob that a layout has no place for.
 
     Args:
       model: the `model` section of a config.
@@ -140,11 +151,14 @@ def check_plain(
     Raises:
       UserError: naming the first knob.
     """
-    if objective["name"] not in ("masked_lm", "distill"):
+    if objective["name"] not in ("masked_lm", "distill", "span"):
         raise UserError(
             f"config.objective.name={objective['name']!r} is beyond {family}'s layout: export a "
-            "masked language model or a distilled student."
+            "masked language model, a distilled student or a span head."
         )
+    if objective["name"] == "span":
+        fixed = {"head": "independent", "answerable": 0}
+        mapping.require(objective, fixed, f"in config.objective is beyond {family}'s layout")
     usual = {"norm_first": False, "sharing": "none", "causal": False, "groups": 1}
     model, usual = usual | dict(model), usual | allowed
     problem = f"in config.model is beyond {family}'s layout"
@@ -163,9 +177,17 @@ def objective(groups: Container[str]) -> tuple[dict[str, Any], list[str]]:
     Next-sentence prediction is on if any part of it is in the checkpoint's `groups`;
     BertForMaskedLM has none.
     """
+    if "span" in groups:
+        return span_section(), ["network", "span"]
     pairs = "pooler" in groups or "classifier" in groups
     heads = ["masked_lm", "pooler", "classifier"] if pairs else ["masked_lm"]
     return {"name": "masked_lm", "sentence_pair": pairs}, ["network", *heads]
+
+
+def span_section(**values: Any) -> dict[str, Any]:
+    """Returns the `objective` section of a head for question answering."""
+    usual = {"head": "independent", "answerable": 0.0, "dropout": 0.0, "beam": 20}
+    return {"name": "span", **usual, **values}
 
 
 def special_tokens(tokenizer: tokenizers.Tokenizer) -> dict[str, int | None]:

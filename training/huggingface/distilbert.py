@@ -1,4 +1,4 @@
-"""DistilBERT as `transformers` publishes it: DistilBertForMaskedLM, DistilBertModel."""
+"""DistilBERT as `transformers` publishes it: for masked LM, question answering, or bare."""
 
 from collections.abc import Container, Mapping
 from typing import Any
@@ -30,7 +30,7 @@ def _renamed(row: mapping.Row) -> mapping.Row:
 
 TABLE = mapping.Table(
     prefix="distilbert.",
-    bare="vocab_",
+    bare=("vocab_", "qa_outputs."),
     rows=(
         *mapping.under("network/embedder/", "embeddings.", bert.EMBEDDER[:2]),
         *mapping.under("network/embed_norm/", "embeddings.LayerNorm.", bert.NORM_OF_TABLES),
@@ -41,6 +41,7 @@ TABLE = mapping.Table(
         _R("masked_lm/dense/bias", "E", "vocab_transform.bias", "E"),
         *mapping.under("masked_lm/norm/", "vocab_layer_norm.", bert.NORM_OF_TABLES),
         _R("masked_lm/bias", "V", "vocab_projector.bias", "V"),
+        *bert.SPAN,
     ),
     copies={"vocab_projector.weight": "embeddings.word_embeddings.weight"},
     buffers=r"embeddings\.position_ids",
@@ -92,7 +93,7 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
     bert.check_plain(model, objective, "DistilBERT", token_types=0, norm_eps=EPS)
     mapping.require(objective, {"sentence_pair": False}, "in config.objective is not DistilBERT's")
     return {
-        "architectures": ["DistilBertForMaskedLM"],
+        "architectures": [f"DistilBert{bert.head(objective)}"],
         "model_type": "distilbert",
         **mapping.write_knobs(KNOBS, model),
         "activation": mapping.write_activation(model["activation"]),
@@ -103,7 +104,8 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
 
 def objective(groups: Container[str]) -> tuple[dict[str, Any], list[str]]:
     """Returns the `objective` section, and the groups of parameters that it needs."""
-    del groups
+    if "span" in groups:
+        return bert.span_section(), ["network", "span"]
     return {"name": "masked_lm", "sentence_pair": False}, ["network", "masked_lm"]
 
 

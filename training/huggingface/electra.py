@@ -1,5 +1,5 @@
-"""ELECTRA as `transformers` publishes it: ElectraForPreTraining (the discriminator) and, as a
-checkpoint of its own, ElectraForMaskedLM (the generator).
+"""ELECTRA as `transformers` publishes it: ElectraForPreTraining (the discriminator) or
+ElectraForQuestionAnswering and, as a checkpoint of its own, ElectraForMaskedLM (the generator).
 """
 
 from collections.abc import Container, Mapping
@@ -19,7 +19,10 @@ PROJECT = (
 )
 TABLE = mapping.Table(
     prefix="electra.",
-    bare=("discriminator_predictions.", "generator_predictions.", "generator_lm_head."),
+    bare=(
+        *("discriminator_predictions.", "generator_predictions.", "generator_lm_head."),
+        "qa_outputs.",
+    ),
     rows=(
         *mapping.under("network/embedder/", "embeddings.", bert.EMBEDDER),
         *mapping.under("network/embed_norm/", "embeddings.LayerNorm.", bert.NORM_OF_TABLES),
@@ -43,6 +46,7 @@ TABLE = mapping.Table(
         _R("masked_lm/dense/bias", "E", "generator_predictions.dense.bias", "E"),
         *mapping.under("masked_lm/norm/", "generator_predictions.LayerNorm.", bert.NORM_OF_TABLES),
         _R("masked_lm/bias", "V", "generator_lm_head.bias", "V"),
+        *bert.SPAN,
     ),
     copies={"generator_lm_head.weight": "embeddings.word_embeddings.weight"},
     buffers=r"embeddings\.(position_ids|token_type_ids)",
@@ -98,19 +102,19 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
             "ELECTRA's layout has token types: export only a model with config.model.token_types "
             "of 1 or more."
         )
-    discriminator = objective["name"] == "electra"
-    if not discriminator:
+    kind = bert.head(objective)
+    if objective["name"] == "masked_lm":
         fixed = {"name": "masked_lm", "sentence_pair": False}
         mapping.require(objective, fixed, "in config.objective is not ELECTRA's generator")
         mapping.require(model, {"activation": "gelu"}, "in config.model is not the generator's")
-    elif objective["variant"] not in ("electra", "electra_15"):
+    elif objective.get("variant", "electra") not in ("electra", "electra_15"):
         raise UserError(
             f"config.objective.variant={objective['variant']} has no head that tells replaced "
             "tokens: export its generator, or a run of variant=electra."
         )
     config = mapping.write_knobs(KNOBS, {**model, "embed_width": mapping.sizes(model)["E"]})
     return {
-        "architectures": ["ElectraForPreTraining" if discriminator else "ElectraForMaskedLM"],
+        "architectures": [f"Electra{kind}"],
         "model_type": "electra",
         **config,
         "hidden_act": mapping.write_activation(model["activation"]),
@@ -123,6 +127,8 @@ def objective(groups: Container[str]) -> tuple[dict[str, Any], list[str]]:
 
     A discriminator needs a generator to be trained on, which is not in its checkpoint.
     """
+    if "span" in groups:
+        return bert.span_section(), ["network", "span"]
     if "masked_lm" in groups:
         return {"name": "masked_lm", "sentence_pair": False}, ["network", "masked_lm"]
     section = {

@@ -1,4 +1,4 @@
-"""RoBERTa as `transformers` publishes it: RobertaForMaskedLM, RobertaModel.
+"""RoBERTa as `transformers` publishes it: for masked LM, question answering, or bare.
 
 Its table of positions has two rows more than there are positions (a token's index is padding_idx +
 1 + its position), and its one token type adds the same vector to every token. Ours has neither:
@@ -23,7 +23,7 @@ _R, _K = mapping.Row, mapping.Knob
 
 TABLE = mapping.Table(
     prefix="roberta.",
-    bare="lm_head.",
+    bare=("lm_head.", "qa_outputs."),
     rows=(
         *mapping.under("network/embedder/", "embeddings.", bert.EMBEDDER[:2]),
         *mapping.under("network/embed_norm/", "embeddings.LayerNorm.", bert.NORM_OF_TABLES),
@@ -32,6 +32,7 @@ TABLE = mapping.Table(
         _R("masked_lm/dense/bias", "E", "lm_head.dense.bias", "E"),
         *mapping.under("masked_lm/norm/", "lm_head.layer_norm.", bert.NORM_OF_TABLES),
         _R("masked_lm/bias", "V", "lm_head.bias", "V"),
+        *bert.SPAN,
     ),
     copies={
         "lm_head.decoder.weight": "embeddings.word_embeddings.weight",
@@ -82,7 +83,7 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
     mapping.require(objective, {"sentence_pair": False}, "in config.objective is not RoBERTa's")
     config = mapping.write_knobs(KNOBS, model)
     return {
-        "architectures": ["RobertaForMaskedLM"],
+        "architectures": [f"Roberta{bert.head(objective)}"],
         "model_type": "roberta",
         **config,
         "max_position_embeddings": model["max_positions"] + OFFSET,
@@ -122,7 +123,8 @@ def _find(tensors: Mapping[str, np.ndarray], name: str) -> str | None:
 
 def objective(groups: Container[str]) -> tuple[dict[str, Any], list[str]]:
     """Returns the `objective` section, and the groups of parameters that it needs."""
-    del groups
+    if "span" in groups:
+        return bert.span_section(), ["network", "span"]
     return {"name": "masked_lm", "sentence_pair": False}, ["network", "masked_lm"]
 
 

@@ -1,4 +1,4 @@
-"""XLNet as `transformers` publishes it: XLNetLMHeadModel, XLNetModel.
+"""XLNet as `transformers` publishes it: for language modeling or question answering, or bare.
 
 The activation that its files call "gelu" is computed with the error function there, and so here;
 the released code had the tanh form.
@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipeline import tokenizers
 from errors import UserError
-from training.huggingface import mapping
+from training.huggingface import bert, mapping
 
 NETWORK = "xlnet"  # of config.model.name
 
@@ -37,14 +37,30 @@ LAYER = (
     _R("mlp_norm/scale", "D", "ff.layer_norm.weight", "D"),
     _R("mlp_norm/bias", "D", "ff.layer_norm.bias", "D"),
 )
+# XLNetForQuestionAnswering; that with "Simple" behind it has BERT's head.
+CONDITIONED_SPAN = (
+    _R("conditioned_span/first/dense/kernel", "D S", "start_logits.dense.weight", "S D"),
+    _R("conditioned_span/first/dense/bias", "S", "start_logits.dense.bias", "S"),
+    _R("conditioned_span/pair/x|y/kernel", "D O", "end_logits.dense_0.weight", "O D"),
+    _R("conditioned_span/pair/x/bias", "O", "end_logits.dense_0.bias", "O"),
+    _R("conditioned_span/norm/scale", "D", "end_logits.LayerNorm.weight", "D"),
+    _R("conditioned_span/norm/bias", "D", "end_logits.LayerNorm.bias", "D"),
+    _R("conditioned_span/last/dense/kernel", "D S", "end_logits.dense_1.weight", "S D"),
+    _R("conditioned_span/last/dense/bias", "S", "end_logits.dense_1.bias", "S"),
+    _R("answerable_classifier/pair/y|x/kernel", "D O", "answer_class.dense_0.weight", "O D"),
+    _R("answerable_classifier/pair/x/bias", "O", "answer_class.dense_0.bias", "O"),
+    _R("answerable_classifier/score/kernel", "D S", "answer_class.dense_1.weight", "S D"),
+)
 TABLE = mapping.Table(
     prefix="transformer.",
-    bare=("lm_loss.",),
+    bare=("lm_loss.", "qa_outputs.", "start_logits.", "end_logits.", "answer_class."),
     rows=(
         _R("network/embedder/tokens/table", "V D", "word_embedding.weight", "V D"),
         _R("network/embedder/query/table", "S D", "mask_emb", "S D"),
         *mapping.under("network/stack/blocks/", "layer.{}.", LAYER),
         _R("output/bias", "V", "lm_loss.bias", "V"),
+        *bert.SPAN,
+        *CONDITIONED_SPAN,
     ),
     copies={"lm_loss.weight": "word_embedding.weight"},
     buffers=r"(?!)",  # there are none
@@ -104,7 +120,6 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
     Raises:
       UserError: for what XLNet's layout cannot express.
     """
-    del objective
     if len({model[name] for name in ("dropout", "attention_dropout", "mlp_dropout")}) > 1:
         raise UserError(
             "XLNet's layout has one dropout rate: set config.model.dropout, attention_dropout and "
@@ -117,13 +132,36 @@ def write_config(model: Mapping[str, Any], objective: Mapping[str, Any]) -> dict
             f"config.model.head_size={width // heads} or 0."
         )
     return {
-        "architectures": ["XLNetLMHeadModel"],
+        "architectures": [f"XLNet{_head(objective)}"],
         "model_type": "xlnet",
         **mapping.write_knobs(KNOBS, model),
         "d_head": width // heads,
         "ff_activation": mapping.write_activation(model["activation"]),
         **FIXED,
     }
+
+
+def _head(objective):
+    """Returns what the architecture is called behind the name of the family."""
+    if objective["name"] != "span":
+        return "LMHeadModel"
+    if objective["head"] == "independent" and not objective["answerable"]:
+        return "ForQuestionAnsweringSimple"
+    if objective["head"] == "xlnet" and objective["answerable"]:
+        return "ForQuestionAnswering"
+    raise UserError(
+        f"config.objective.head={objective['head']} with answerable={objective['answerable']} is "
+        "beyond XLNet's layout, which has a classifier for head=xlnet and for no other."
+    )
+
+
+def select(objective: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all groups; a tuned network gets a start of the queries, which it has no use for."""
+    del objective
+    network = params["network"]
+    query = {"table": np.zeros_like(network["embedder"]["tokens"]["table"][:1])}
+    embedder = {"query": query, **network["embedder"]}
+    return {**params, "network": {**network, "embedder": embedder}}
 
 
 def adapt(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -138,7 +176,11 @@ def restore(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def objective(groups: Container[str]) -> tuple[dict[str, Any], list[str]]:
     """Returns the `objective` section, and the groups of parameters that it needs."""
-    del groups
+    if "span" in groups:
+        return bert.span_section(), ["network", "span"]
+    if "conditioned_span" in groups:
+        section = bert.span_section(head="xlnet", answerable=0.5, dropout=0.1, beam=5)
+        return section, ["network", "conditioned_span", "answerable_classifier"]
     return {"name": "permutation_lm"}, ["network", "output"]
 
 
