@@ -14,14 +14,13 @@ import collections
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from errors import UserError
 from evaluation import load, packed
 from model import batch as batch_lib
 
 MOST_BRANCHES = 8  # times the length of a context lie behind it; then it is read again
 SCORED = ("causal_lm", "permutation_lm", "seq2seq_lm")  # objectives
+
 
 class Request(NamedTuple):
     """Token ids: a context of at least one, and a continuation."""
