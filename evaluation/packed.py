@@ -27,7 +27,7 @@ from training import sharding
 SHORTEST = 256  # tokens of a row
 # Of a row's tokens, for how many of them something may be predicted: one number for all rows.
 FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
-OPEN_ROWS = 64  # that a piece is offered to
+OPEN_ROWS = 1024  # that a piece is offered to
 # Tokens at a time on each device. More of them on a CPU are no faster; logits [P V] are the limit.
 BATCH_TOKENS = {"cpu": 1024}
 MORE_TOKENS = 16384
@@ -149,26 +149,26 @@ def pack(pieces: Sequence[Piece], fraction: float) -> list[Row]:
       pieces: in any order.
       fraction: of a row's tokens that may be places.
     """
-    rows, room = [], []  # of room: tokens, places and entries of the last rows
+    rows, room = [], np.zeros((len(pieces), 3), int)  # for tokens, places and entries
 
     def needs(piece):
-        return np.array([len(piece.tokens), len(piece.places), len(piece.targets)])
+        return len(piece.tokens), len(piece.places), len(piece.targets)
 
     def shortest(piece):
         tokens, places, entries = needs(piece)
         return row_length(max(tokens, entries, math.ceil(places / fraction)))
 
-    order = sorted(pieces, key=lambda piece: (-shortest(piece), -len(piece.tokens)))
-    for piece in order:
-        need = needs(piece)
-        first = max(0, len(rows) - OPEN_ROWS)
-        found = next((i for i in range(first, len(rows)) if (need <= room[i]).all()), None)
-        if found is None:
-            found, length = len(rows), shortest(piece)
+    for piece in sorted(pieces, key=lambda piece: (-shortest(piece), -len(piece.tokens))):
+        need, first = needs(piece), max(0, len(rows) - OPEN_ROWS)
+        fits = np.flatnonzero((room[first : len(rows)] >= need).all(axis=1))
+        if len(fits):
+            row = first + fits[0]
+        else:
+            row, length = len(rows), shortest(piece)
             rows.append(Row(length, []))
-            room.append(np.array([length, math.ceil(length * fraction), length]))
-        rows[found].pieces.append(piece)
-        room[found] -= need
+            room[row] = length, math.ceil(length * fraction), length
+        rows[row].pieces.append(piece)
+        room[row] -= need
     return rows
 
 
