@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import pathlib
@@ -56,11 +57,17 @@ class Result:
     errors: Mapping[str, float]
 
 
-def check_task(name: str, folders: Sequence[str]) -> None:
+@functools.cache
+def _published_tasks() -> lm_eval_tasks.TaskManager:
+    """Returns the index of lm-eval's own tasks, which takes seconds to make."""
+    return lm_eval_tasks.TaskManager()
+
+
+def check_task(name: str) -> None:
     """Raises a UserError for a task that neither we nor lm-eval have."""
     if name in prompts.PROMPTS:
         return
-    known = lm_eval_tasks.TaskManager().all_tasks
+    known = _published_tasks().all_tasks
     if name not in known:
         near = difflib.get_close_matches(name, [*prompts.PROMPTS, *known], n=3)
         hint = f" Did you mean {', '.join(near)}?" if near else ""
@@ -112,7 +119,7 @@ def measure(
         manager = lm_eval_tasks.TaskManager(include_defaults=False)
     else:
         published = prompts.PROMPTS[task].published if task in prompts.PROMPTS else task
-        manager = lm_eval_tasks.TaskManager()
+        manager = _published_tasks()
         made = _download(manager, published)
     # Errors of averages would be bootstrapped in forked processes, which JAX may not bear.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")

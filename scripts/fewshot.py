@@ -56,7 +56,7 @@ def main(argv):
         ) from error
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     for task in _TASK.value:
-        fewshot.check_task(task, _DATA.value)
+        fewshot.check_task(task)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
     results = []
     names = fewshot.name_checkpoints(_CHECKPOINT.value)
