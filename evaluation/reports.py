@@ -157,7 +157,7 @@ def write(page: Page, output: pathlib.Path) -> list[pathlib.Path]:
         f"# {page.table.title}",
         page.table.source + f". Scale: {page.scale}.",
         page.table.notes,
-        _markdown_table(headings, rows),
+        markdown_table(headings, rows),
         law,
         RULE.format(base=page.table.base),
         *(f"![{path.stem}]({path.name})" for path in files),
@@ -218,7 +218,8 @@ def _say(sample: Sample | None, column: ablations.Column) -> str:
     return f"{mean} ± {sample.deviation * scale:.{digits}f} (n={len(sample.values)})"
 
 
-def _markdown_table(headings, rows):
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table of cells that hold no line ends."""
     line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
     return "\n".join([line(headings), line(["---"] * len(headings)), *map(line, rows)])
 
@@ -246,7 +247,8 @@ def _html(page, headings, rows, law, pictures) -> str:
     )
 
 
-def _png(figure) -> bytes:
+def png(figure) -> bytes:
+    """Returns a figure as a picture, the same bytes for the same figure, and closes it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120, metadata={"Software": None})
     plt.close(figure)
@@ -280,7 +282,7 @@ def _curves(page: Page) -> bytes | None:
     axes.set(xlabel="step", ylabel=metric)
     axes.grid(alpha=0.3)
     axes.legend()
-    return _png(figure)
+    return png(figure)
 
 
 def _parameters(page: Page) -> bytes | None:
@@ -301,7 +303,7 @@ def _parameters(page: Page) -> bytes | None:
     axes.set(xlabel="parameters", ylabel=other)
     axes.grid(alpha=0.3)
     axes.legend()
-    return _png(figure)
+    return png(figure)
 
 
 def fit_power_law(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
@@ -335,4 +337,4 @@ def _law(page: Page) -> tuple[str, bytes | None]:
     axes.set(xlabel=law.x, ylabel=law.y, xscale="log", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    return f"Fitted to our rows: {fitted}. The paper's: {printed}.", _png(figure)
+    return f"Fitted to our rows: {fitted}. The paper's: {printed}.", png(figure)

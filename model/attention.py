@@ -70,6 +70,16 @@ def mask(
     return allowed
 
 
+def same_branch(branches: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
+    """Returns who may look at whom where several continuations of one text lie side by side.
+
+    Args:
+      branches: which continuation a token belongs to: 1, 2, ...; 0 for the text, which all see.
+    """
+    keys = branches[:, None, None, :]
+    return (keys == 0) | (keys == branches[:, None, :, None])
+
+
 def attend(
     q: Float[Array, "B ... T H K"],
     k: Float[Array, "B ... S H K"],

@@ -27,6 +27,9 @@ FIELDS: dict[str, Field] = {
         "BT", np.int32
     ),  # which packed example a token belongs to: 1, 2, ...; 0 is padding
     "positions": Field("BT", np.int32),  # counted from 0 within each packed example
+    "branches": Field(
+        "BT", np.int32
+    ),  # 0: all that follows in its example sees it; 1, 2, ...: only what has the same number
     "masked_positions": Field("BP", np.int32),  # where the predictions are; padded with 0
     "targets": Field("BP", np.int32),  # the token to predict; for a decoder P is T
     "weights": Field("BP", np.float32),  # 1 for a real prediction, 0 for padding

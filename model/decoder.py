@@ -26,7 +26,11 @@ class Decoder(nn.Module):
     def __call__(
         self, batch, *, train: bool, cache: attention.Cache | None = None, return_layers=False
     ) -> transformer.Output:
-        """Reads tokens, positions and segment_ids, each [B T]; with a cache they continue it."""
+        """Reads tokens, positions and segment_ids, each [B T]; with a cache they continue it.
+
+        Without a cache and bands there may be branches [B T], whose positions go on from the text
+        that they continue.
+        """
         x = self.dropout(self.embedder(batch), train=train)
         ids = keys = batch["segment_ids"]
         offset = 0
@@ -35,6 +39,8 @@ class Decoder(nn.Module):
             keys = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, ids, offset, axis=1)
             cache = cache._replace(segment_ids=keys)
         allowed = attention.mask(ids, keys, causal=True, offset=offset)
+        if "branches" in batch:
+            allowed &= attention.same_branch(batch["branches"])
         output = self.stack(x, allowed, train=train, cache=cache, return_layers=return_layers)
         if self.config.norm_first:
             output = output._replace(hidden=self.norm(output.hidden))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
-from model import attention, losses
+from model import attention, heads, losses
 
 
 class CausalLM(nn.Module):
@@ -37,14 +37,19 @@ class CausalLM(nn.Module):
         return nn.with_logical_constraint(logits, ("act_batch", "act_length", "act_vocab"))
 
     def predict(self, batch, cache: attention.Cache | None = None):
-        """Returns `logits` [B T V] and the `cache` that continues it.
+        """Returns `logits` of what follows each token, and the `cache` that continues them.
+
+        The logits are [B T V], or [B P V] of what follows the tokens at masked_positions.
 
         Args:
-          batch: tokens, positions and segment_ids, each [B T].
+          batch: tokens, positions and segment_ids, each [B T]; perhaps masked_positions [B P].
           cache: of the tokens before these, or None.
         """
         output = self.network(batch, train=False, cache=cache)
-        return {"logits": self._logits(output.hidden), "cache": output.cache}
+        hidden = output.hidden
+        if "masked_positions" in batch:
+            hidden = heads.gather(hidden, batch["masked_positions"])
+        return {"logits": self._logits(hidden), "cache": output.cache}
 
     def begin(self, batch, room: int):
         """Returns a cache of all but the last token, that one [B], and its position [B].

@@ -37,6 +37,20 @@ def random_model(config, seed=3):
 
 
 @pytest.fixture(scope="session")
+def open_model():
+    """Returns make(config, tokenizer, mesh) -> a random model as `load.load` opens it."""
+
+    def make(config, tokenizer=None, mesh=None):
+        objective, params = random_model(config)
+        mesh = mesh or sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
+        abstract = load.abstract_params(objective, mesh, config.rules)
+        params = jax.device_put(params, jax.tree.map(lambda x: x.sharding, abstract))
+        return load.Model(config, objective, params, tokenizer)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def gpt(gpt_config):
     """(objective, params) of `gpt_config`."""
     return random_model(gpt_config)
