@@ -13,6 +13,8 @@ import squads
 import train
 from configs import finetune
 from data_pipeline import tokenizer_training
+from evaluation import load
+from training import huggingface
 
 PLACES = "paris rome oslo cairo lima delhi tokyo quito".split()
 THINGS = "rain snow wind sun fog hail heat ice".split()
@@ -96,14 +98,20 @@ def script(name, *arguments, status=0):
     return done.stdout if status == 0 else done.stderr
 
 
-def test_predictions_are_written_and_scored(finished, folder, tmp_path):
+@pytest.fixture(scope="module")
+def written(finished, tmp_path_factory):
+    """(folder of predictions, what the script printed)."""
+    out = tmp_path_factory.mktemp("written") / "out"
+    checkpoint = f"--checkpoint={finished[0]}"
+    return out, script("predict.py", checkpoint, f"--out={out}", "--batch_size=8")
+
+
+def test_predictions_are_written_and_scored(finished, written, folder, tmp_path):
     """The files score what the training measured, by the official rules."""
-    workdir, results = finished
-    out, dev = tmp_path / "out", folder / "dev-v2.0.json"
-    printed = script("predict.py", f"--checkpoint={workdir}", f"--out={out}", "--batch_size=8")
+    results, (out, printed) = finished[1], written
     names = ("predictions.json", "nbest_predictions.json", "null_odds.json")
     assert printed.split() == [str(out / name) for name in names]
-    given = [f"--predictions={out / names[0]}", f"--data.path={dev}"]
+    given = [f"--predictions={out / names[0]}", f"--data.path={folder / 'dev-v2.0.json'}"]
     odds = [f"--null_odds={out / names[2]}", "--null_threshold=1e9"]
     scores = json.loads(script("score.py", "--task=squad-v2.0", *given, *odds))
     assert scores["f1"] == pytest.approx(results["valid/f1"])
@@ -134,19 +142,16 @@ def test_a_threshold_and_a_file_without_answers(finished, folder, tmp_path):
     assert len(predictions) == 16 and set(predictions.values()) == {""}
 
 
-def test_a_published_checkpoint_answers(finished, folder, tmp_path):
+def test_a_published_checkpoint_answers(finished, written, folder, tmp_path):
     """Exported and read again, by a config that knows of no run, it answers the same."""
-    workdir, _ = finished
-    hf = tmp_path / "hf"
-    script("convert.py", f"--checkpoint={workdir}", f"--hf={hf}", "--export")
+    run = load.load(finished[0])
+    hf, out = tmp_path / "hf", tmp_path / "out"
+    huggingface.save(hf, run.config.model, run.config.objective, run.params, run.tokenizer)
     settings = ("data.spans.stride=10", "data.spans.question_length=4", "data.length=30")
-    outs = []
-    for checkpoint in (workdir, hf):
-        out = tmp_path / checkpoint.name
-        script(
-            "predict.py",
-            *(f"--checkpoint={checkpoint}", f"--out={out}", f"--data.path={folder}"),
-            *(f"--override={value}" for value in settings),
-        )
-        outs.append((out / "predictions.json").read_bytes())
-    assert outs[0] == outs[1]
+    script(
+        "predict.py",
+        *(f"--checkpoint={hf}", f"--out={out}", f"--data.path={folder}"),
+        *(f"--override={value}" for value in settings),
+    )
+    name = "predictions.json"
+    assert (out / name).read_bytes() == (written[0] / name).read_bytes()
