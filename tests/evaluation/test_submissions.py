@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline.tasks import TASKS
+from data_pipeline.tasks.glue import TASKS
 from errors import UserError
 from evaluation import submissions
 
