@@ -1,5 +1,6 @@
 """Zero-, one- and few-shot results of checkpoints on tasks, and the page that shows them."""
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -7,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -123,19 +125,20 @@ def measure(
         made = _download(manager, published)
     # Errors of averages would be bootstrapped in forked processes, which JAX may not bear.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
-    found = lm_eval.simple_evaluate(
-        model=backend,
-        tasks=made if isinstance(made, list) else [made],
-        task_manager=manager,
-        num_fewshot=shots,
-        limit=limit or None,
-        bootstrap_iters=BOOTSTRAP,
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=None,
-        fewshot_random_seed=seed,
-        log_samples=False,
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # it prints what it is doing
+        found = lm_eval.simple_evaluate(
+            model=backend,
+            tasks=made if isinstance(made, list) else [made],
+            task_manager=manager,
+            num_fewshot=shots,
+            limit=limit or None,
+            bootstrap_iters=BOOTSTRAP,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=None,
+            fewshot_random_seed=seed,
+            log_samples=False,
+        )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
     results = []
     for each, numbers in found["results"].items():
