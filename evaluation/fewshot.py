@@ -121,6 +121,8 @@ def measure(
         manager = lm_eval_tasks.TaskManager(include_defaults=False)
     else:
         published = prompts.PROMPTS[task].published if task in prompts.PROMPTS else task
+        if not published:
+            raise UserError(f"lm-eval has no task {task}: give local files by --data=FOLDER.")
         manager = _published_tasks()
         made = _download(manager, published)
     # Errors of averages would be bootstrapped in forked processes, which JAX may not bear.
@@ -290,7 +292,7 @@ def _cell(result: Result, name: str) -> str:
 
 
 def _is_share(name: str) -> bool:
-    return name.startswith(("acc", "exact_match", "f1"))
+    return name.startswith(("acc", "exact", "f1"))
 
 
 def _plot(results: Sequence[Result]) -> bytes:

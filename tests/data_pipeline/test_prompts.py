@@ -153,7 +153,7 @@ def test_real_files(shared):
     counts = {
         "lambada": 1000, "hellaswag": 5021, "piqa": 1838, "winogrande": 1267, "arc-easy": 570,
         "arc-challenge": 299, "openbookqa": 500, "boolq": 3270, "commonsenseqa": 1221,
-        "blimp": 13000,
+        "blimp": 13000, "squad-v1.1": 10570, "squad-v2.0": 3292,
     }  # fmt: skip
     for name, count in counts.items():
         documents = prompts.read(name, folders, 0)
