@@ -16,12 +16,13 @@ import jax
 import ml_collections
 import numpy as np
 
+from data_pipeline import embedded, tokenizer_training
 from errors import UserError
-from evaluation import decoding
+from evaluation import decoding, load
 from model import objectives
 from training import huggingface
 
-PACKAGES = ("jax", "flax", "torch", "transformers")
+PACKAGES = ("jax", "flax", "torch", "transformers", "lm_eval")
 
 
 class Result(NamedTuple):
@@ -79,17 +80,7 @@ def greedy_decoding(repeats: int, prompt: int = 32, new: int = 64) -> list[Resul
     Raises:
       UserError: without PyTorch, or if the two sides do not decode the same tokens.
     """
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise UserError(
-            f"The peer of this benchmark is not installed ({error}): make install "
-            "EXTRAS=dev,parity."
-        ) from error
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.manual_seed(0)
-    peer = transformers.GPT2LMHeadModel(transformers.GPT2Config(eos_token_id=None)).eval()
+    torch, peer = _random_gpt2()
     with tempfile.TemporaryDirectory() as folder:
         peer.save_pretrained(folder)
         published = huggingface.load(folder)
@@ -136,7 +127,101 @@ def greedy_decoding(repeats: int, prompt: int = 32, new: int = 64) -> list[Resul
     return results
 
 
-BENCHMARKS: dict[str, Callable[[int], list[Result]]] = {"decoding": greedy_decoding}
+def _random_gpt2():
+    """Returns PyTorch, set to all our cores, and a GPT-2 124M of `transformers`.
+
+    Raises:
+      UserError: if they are not installed.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            f"The peer of this benchmark is not installed ({error}): make install "
+            "EXTRAS=dev,parity,eval."
+        ) from error
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    return torch, transformers.GPT2LMHeadModel(transformers.GPT2Config(eos_token_id=None)).eval()
+
+
+# A row -> contexts, the words that one has at least and at most, and what may follow it: likewise,
+# or the very texts.
+REQUESTS = {
+    "a last word, as in LAMBADA": (48, (45, 85), [(1, 1)]),
+    "four endings, as in HellaSwag": (12, (20, 60), [(8, 25)] * 4),
+    "yes or no, as in BoolQ": (16, (60, 140), [" yes", " no"]),
+    "texts of 1024 tokens and more": (2, (0, 0), [(900, 1100)]),
+}
+BATCH_SIZES = (4, 16, 64)  # of the peer, which has the fastest of them
+
+
+def harness_requests(repeats: int) -> list[Result]:
+    """GPT-2 124M with random weights in float32: log-likelihoods for lm-eval, from text to score.
+
+    The peer is lm-eval's own backend, at the fastest of three batch sizes for each row.
+
+    Args:
+      repeats: of each measurement.
+
+    Raises:
+      UserError: without PyTorch or lm-eval, or if the two sides do not find the same.
+    """
+    _, weights = _random_gpt2()
+    try:
+        from lm_eval.api import instance
+        from lm_eval.models import huggingface as peers
+
+        from evaluation import harness
+    except ImportError as error:
+        raise UserError(
+            f"lm-eval is not installed ({error}): make install EXTRAS=dev,parity,eval."
+        ) from error
+    documents = [text for _, text in embedded.documents()]
+    tokenizer = tokenizer_training.train("byte_bpe", documents, 8192, False)
+    with tempfile.TemporaryDirectory() as folder:
+        weights.save_pretrained(folder)
+        tokenizer.save(folder)
+        ours = harness.wrap(load.load(folder))
+        peer = peers.HFLM(pretrained=folder, device="cpu", dtype="float32", batch_size=1)
+    words, rng = " ".join(documents).split(), np.random.default_rng(0)
+
+    def draw(least, most):
+        size, start = rng.integers(least, most + 1), rng.integers(len(words) - most)
+        return " ".join(words[start : start + size])
+
+    results = []
+    for name, (contexts, size, following) in REQUESTS.items():
+        pairs = [
+            (context, after if isinstance(after, str) else f" {draw(*after)}")
+            for context in [draw(*size) for _ in range(contexts)]
+            for after in following
+        ]
+        method = "loglikelihood" if size[1] else "loglikelihood_rolling"
+        asked = [instance.Instance(method, {}, p if size[1] else p[1:], 0) for p in pairs]
+
+        def run(side, method=method, asked=asked):
+            return np.array(getattr(side, method)(asked, disable_tqdm=True), np.float64)
+
+        seconds = {}
+        for peer.batch_size_per_gpu in BATCH_SIZES:
+            start = time.perf_counter()
+            expected = run(peer)
+            seconds[peer.batch_size_per_gpu] = time.perf_counter() - start
+        peer.batch_size_per_gpu = min(seconds, key=seconds.get)
+        if not np.allclose(run(ours), expected, rtol=1e-6, atol=1e-3):
+            raise UserError("The two sides do not find the same: there is nothing to time.")
+        sides = {"ours": lambda: run(ours), "lm-eval HFLM": lambda: run(peer)}
+        label = f"{name} (HFLM: batch {peer.batch_size_per_gpu})"
+        results.append(Result(label, len(asked), "requests", alternate(sides, repeats)))
+    return results
+
+
+BENCHMARKS: dict[str, Callable[[int], list[Result]]] = {
+    "decoding": greedy_decoding,
+    "harness": harness_requests,
+}
 
 
 def section(name: str, results: Sequence[Result], command: str) -> str:

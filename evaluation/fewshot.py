@@ -1,5 +1,6 @@
 """Zero-, one- and few-shot results of checkpoints on tasks, and the page that shows them."""
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -7,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -119,23 +121,26 @@ def measure(
         manager = lm_eval_tasks.TaskManager(include_defaults=False)
     else:
         published = prompts.PROMPTS[task].published if task in prompts.PROMPTS else task
+        if not published:
+            raise UserError(f"lm-eval has no task {task}: give local files by --data=FOLDER.")
         manager = _published_tasks()
         made = _download(manager, published)
     # Errors of averages would be bootstrapped in forked processes, which JAX may not bear.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
-    found = lm_eval.simple_evaluate(
-        model=backend,
-        tasks=made if isinstance(made, list) else [made],
-        task_manager=manager,
-        num_fewshot=shots,
-        limit=limit or None,
-        bootstrap_iters=BOOTSTRAP,
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=None,
-        fewshot_random_seed=seed,
-        log_samples=False,
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # it prints what it is doing
+        found = lm_eval.simple_evaluate(
+            model=backend,
+            tasks=made if isinstance(made, list) else [made],
+            task_manager=manager,
+            num_fewshot=shots,
+            limit=limit or None,
+            bootstrap_iters=BOOTSTRAP,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=None,
+            fewshot_random_seed=seed,
+            log_samples=False,
+        )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
     results = []
     for each, numbers in found["results"].items():
@@ -287,7 +292,7 @@ def _cell(result: Result, name: str) -> str:
 
 
 def _is_share(name: str) -> bool:
-    return name.startswith(("acc", "exact_match", "f1"))
+    return name.startswith(("acc", "exact", "f1"))
 
 
 def _plot(results: Sequence[Result]) -> bytes:

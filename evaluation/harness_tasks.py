@@ -11,7 +11,8 @@ import datasets
 import numpy as np
 from lm_eval.api import metrics, task
 
-from data_pipeline.tasks import prompts
+from data_pipeline.tasks import prompts, squad
+from evaluation import squad as squad_scores
 
 Count = Callable[[Sequence[str]], list[int]]
 OUTPUTS = {
@@ -60,6 +61,9 @@ class LocalTask(task.ConfigurableTask):
             "doc_to_target": target,
             "target_delimiter": self._prompt.delimiter,
         }
+        if self._prompt.kind == "answer":
+            most = self._prompt.most_tokens
+            config["generation_kwargs"] = {"until": ["\n"], "max_gen_toks": most}
         super().__init__(config=config)
         for name in self.aggregation_names:
             self._aggregation_list[name], self._higher_is_better[name] = metrics.mean, True
@@ -67,7 +71,8 @@ class LocalTask(task.ConfigurableTask):
     @property
     def aggregation_names(self) -> tuple[str, ...]:
         """Names of the numbers that are added to lm-eval's, all of them means."""
-        return ("acc_token", "acc_unconditional") if self._prompt.kind == "choices" else ()
+        added = {"choices": ("acc_token", "acc_unconditional"), "answer": ("exact", "f1")}
+        return added.get(self._prompt.kind, ())
 
     def construct_requests(self, doc: Mapping, ctx: Any, **kwargs):
         """Returns lm-eval's requests, and for the unconditional rule those behind "Answer:"."""
@@ -81,6 +86,8 @@ class LocalTask(task.ConfigurableTask):
 
     def process_results(self, doc: Mapping, results: Sequence) -> dict[str, Any]:
         """Returns lm-eval's numbers of a document, and those that are added."""
+        if self._prompt.kind == "answer":
+            return _compare(self.config.task, results[0], doc["answers"])
         if self._prompt.kind != "choices":
             return super().process_results(doc, results)
         choices, gold = doc["choices"], doc["gold"]
@@ -95,3 +102,13 @@ class LocalTask(task.ConfigurableTask):
         if "term" in doc:
             found[f"acc_{doc['term']}"] = found["acc"]
         return found
+
+
+def _compare(task_name: str, text: str, answers: Sequence[str]) -> dict[str, float]:
+    """Returns what SQuAD's official program finds for a single question, from 0 to 1."""
+    answers = tuple(squad.Answer(answer, 0) for answer in answers)
+    question = squad.Question("", "", 0, answers, impossible=not answers)
+    text = "" if text.strip() == prompts.NO_ANSWER else text.strip()
+    scores = squad_scores.score(task_name, [question], {"": text})
+    exact = scores["exact" if "exact" in scores else "exact_match"]
+    return {"exact": exact / 100, "f1": scores["f1"] / 100}

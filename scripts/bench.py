@@ -1,9 +1,9 @@
 """Measures our speed beside a peer's in one run, by turns, and writes docs/benchmarks.md.
 
     python scripts/bench.py decoding
-    python scripts/bench.py decoding --repeats=9 --output=docs/benchmarks.md
+    python scripts/bench.py harness --repeats=9 --output=docs/benchmarks.md
 
-The peer needs the extra `parity`. Nothing else should run on the machine.
+The peers need the extras `parity` and `eval`. Nothing else should run on the machine.
 """
 
 import pathlib

@@ -7,8 +7,8 @@
 
 Needs the extra `eval`. With --data our tasks are read from their official files, in the prompts of
 GPT-3's paper: lambada, hellaswag, piqa, winogrande, arc-easy, arc-challenge, openbookqa, boolq,
-commonsenseqa, blimp. Without it, and for any other name, the task is lm-eval's own, which it
-downloads. An encoder scores BLiMP by its pseudo-log-likelihood.
+commonsenseqa, squad-v1.1, squad-v2.0, blimp. Without it, and for any other name, the task is
+lm-eval's own, which it downloads. An encoder scores BLiMP by its pseudo-log-likelihood.
 """
 
 import logging

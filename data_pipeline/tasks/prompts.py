@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from data_pipeline.tasks import choices, completions, task_files
+from data_pipeline.tasks import choices, completions, squad, task_files
 from errors import UserError
 
 Document = dict[str, Any]
@@ -46,7 +46,7 @@ class Prompt(NamedTuple):
         a document is no demonstration of itself.
       measure: by which the paper reports the task, a key of MEASURES.
       shots: demonstrations in the paper's few-shot setting (appendix H); 0: not in the paper.
-      published: the task of lm-eval with the same data.
+      published: the task of lm-eval with the same data; "": it has none.
       delimiter: between a context and its continuation.
       most_tokens: of an answer.
     """
@@ -78,7 +78,7 @@ MEASURES = {
     "acc": "the likelihood as it is",
     "acc_token": "the likelihood per token",
     "acc_unconditional": 'the likelihood over that of the same text behind "Answer:"',
-    "f1": "F1 of the official program",
+    "f1": "F1 of the official program, of what greedy decoding writes up to the end of the line",
 }
 ANSWER_CONTEXT = "Answer:"
 
@@ -168,6 +168,33 @@ def _blimp(folder, shots):
     ]
 
 
+def _squad(task: squad.Task) -> Files:
+    folders_of_task = "squad", "SQuAD"
+
+    def find(folders, split):
+        folder, name = (
+            _holding(folders, folders_of_task),
+            task.files[task_files.SPLITS.index(split)],
+        )
+        names = (name, f"{name}.rebuilt")
+        task_files.find(folder, folders_of_task, names, ".json", "SQuAD")
+        return folder
+
+    def read(folder, split, shots):
+        del shots
+        found = squad.read(task, folder, split)
+        return [
+            {
+                "query": f"{found.contexts[question.context]}\n\nQ: {question.text}\n\nA:",
+                "target": question.answers[0].text if question.answers else NO_ANSWER,
+                "answers": [answer.text for answer in question.answers],
+            }
+            for question in found.questions
+        ]
+
+    return Files(find, read)
+
+
 ONE, HELD_OUT, PUBLIC, TRAIN = ("test",), ("valid",), ("test", "valid"), ("train", "valid")
 PROMPTS = {
     "lambada": Prompt(
@@ -197,6 +224,13 @@ PROMPTS = {
     "commonsenseqa": Prompt(
         *(_choice("commonsenseqa", _asked), "choices", HELD_OUT, TRAIN, "acc_token", 0),
         "commonsense_qa",
+    ),
+    "squad-v1.1": Prompt(
+        *(_squad(squad.TASKS["squad-v1.1"]), "answer", HELD_OUT, TRAIN, "f1", 0, ""), most_tokens=32
+    ),
+    "squad-v2.0": Prompt(
+        *(_squad(squad.TASKS["squad-v2.0"]), "answer", HELD_OUT, TRAIN, "f1", 16, "squadv2"),
+        most_tokens=32,
     ),
     "blimp": Prompt(
         *(_alone("blimp", _blimp), "choices", ONE, ONE, "acc", 0, "blimp"), delimiter=""

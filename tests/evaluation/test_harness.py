@@ -275,6 +275,41 @@ def test_few_shots_on_a_page(model, data, tmp_path):
     assert (tmp_path / "page/fewshot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_squad_is_written_and_scored_by_the_official_rules(model, tmp_path, monkeypatch):
+    golds = ["brown fox"], ["the dog"], []
+    asked = [
+        {
+            "id": str(i),
+            "question": f"{WORDS[i]}?",
+            "answers": [{"text": text, "answer_start": 0} for text in answers],
+            "is_impossible": not answers,
+        }
+        for i, answers in enumerate(golds)
+    ]
+    paragraphs = [{"context": "the dog sat", "qas": asked}]
+    content = {"version": "v2.0", "data": [{"title": "t", "paragraphs": paragraphs}]}
+    write_lines(tmp_path / "squad/dev-v2.0.json", [content])
+
+    def measure():
+        return fewshot.measure("gpt", model, "squad-v2.0", 0, folders=[str(tmp_path)])[0]
+
+    result = measure()  # really written
+    assert result.documents == 3 and result.split == "valid"
+    assert set(result.values) == {"exact", "f1"} and result.measure == "f1"
+    seen = []
+
+    def generate_until(self, requests, disable_tqdm=False):
+        seen.extend(request.args for request in requests)
+        return [" Brown fox, a cat", " Dog.", " N/A"]
+
+    monkeypatch.setattr(harness.LanguageModel, "generate_until", generate_until)
+    result = measure()
+    assert seen[0][0] == "the dog sat\n\nQ: the?\n\nA:"
+    assert seen[0][1] == {"until": ["\n"], "max_gen_toks": 32}
+    assert result.values["exact"] == pytest.approx(2 / 3)
+    assert result.values["f1"] == pytest.approx((0.8 + 1 + 1) / 3)
+
+
 def test_an_encoder_scores_blimp_and_nothing_else(open_model, bert_config, wordpiece, data):
     bert = open_model(bert_config, wordpiece)
     (result,) = fewshot.measure("bert", bert, "blimp", 0, folders=[str(data)])

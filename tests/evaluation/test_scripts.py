@@ -118,3 +118,32 @@ def test_evaluate(gpt_workdir, byte_bpe, tmp_path):
     assert results["loss"] > results["unigram_entropy"]  # the weights are random
     bits = results["loss"] / math.log(2) * (tokens.pop() + 1) / size.pop()
     assert results["bits_per_byte"] == pytest.approx(bits)
+
+
+def test_perplexity(gpt_workdir, tmp_path):
+    text, results = tmp_path / "text.txt", tmp_path / "results.json"
+    text.write_text("the cat sat on the mat and it slept . " * 9)
+    args = f"--checkpoint={gpt_workdir[0]}", f"--text={text}", "--stride=16", f"--json={results}"
+    found = run("perplexity.py", *args)
+    written = json.loads(results.read_text())
+    assert [line.split()[0] for line in found.splitlines()] == list(written) == [
+        "tokens", "token_perplexity", "words", "bytes", "word_perplexity", "bits_per_byte"
+    ]  # fmt: skip
+    assert written["words"] == 90
+    error = run("perplexity.py", *args[:2], "--stride=65", status=2)
+    assert "Windows of 64 tokens cannot begin every 65" in error and error.count("\n") == 1
+
+
+def test_fewshot(gpt_workdir, tmp_path):
+    pytest.importorskip("lm_eval")
+    lines = [json.dumps({"text": f"the cat sat on the {word}"}) for word in ("mat", "dog", "fox")]
+    (tmp_path / "lambada").mkdir()
+    (tmp_path / "lambada/lambada_test.jsonl").write_text("\n".join(lines))
+    args = f"--checkpoint={gpt_workdir[0]}", "--task=lambada", f"--data={tmp_path}"
+    found = run("fewshot.py", *args, "--shots=0", "--shots=1", f"--out={tmp_path / 'page'}")
+    assert "3 documents of the split test" in found
+    assert "| checkpoint | parameters | K = 0 | K = 1 |" in found
+    page = (tmp_path / "page/fewshot.md").read_text()
+    assert page.endswith(found) and "`python scripts/fewshot.py --checkpoint=" in page
+    error = run("fewshot.py", *args[:2], f"--data={tmp_path / 'no'}", status=2)
+    assert "There is no folder" in error and error.splitlines()[-1].startswith("error: ")
