@@ -61,3 +61,12 @@ def rows(workdir):
     return [
         {k: v for k, v in json.loads(line).items() if not k.startswith("perf/")} for line in lines
     ]
+
+
+def script(name, *arguments, status=0):
+    """Runs a script as a user would; returns what it prints."""
+    command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stderr

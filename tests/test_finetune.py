@@ -1,9 +1,6 @@
 """Fine-tuning from a published checkpoint on a task that is easily told."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -265,10 +262,51 @@ def test_gpt1_grows_by_its_special_tokens(folder, gpt1_published, tmp_path):
 
 def test_the_evaluation_script_reads_the_dev_file(finished, folder):
     workdir, results = finished
-    command = [sys.executable, runs.ROOT / "scripts/evaluate.py", f"--checkpoint={workdir}"]
-    env = os.environ | {"PYTHONPATH": str(runs.ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
-    printed = dict(line.split() for line in done.stdout.splitlines())
+    printed = runs.script("evaluate.py", f"--checkpoint={workdir}", "--step=best")
+    printed = dict(line.split() for line in printed.splitlines())
     assert float(printed["accuracy"]) == pytest.approx(results["valid/accuracy"], abs=1e-4)
     assert "unigram_entropy" not in printed
+
+
+def test_predictions_are_written_and_scored(finished, folder, tmp_path):
+    """The file of the dev set scores what the training measured; there is one of the test set."""
+    workdir, results = finished
+    (path,) = runs.script("predict.py", f"--checkpoint={workdir}", f"--out={tmp_path}").split()
+    assert path == str(tmp_path / "SST-2.tsv")
+    scored = json.loads(
+        runs.script("score.py", "--task=glue", f"--predictions={tmp_path}", f"--data.path={folder}")
+    )
+    assert scored["sst-2"] == {"accuracy": pytest.approx(results["valid/accuracy"])}
+    assert scored["averages"] == {}
+
+    texts = [GOOD[0], BAD[0], GOOD[1]]
+    lines = [f"{10 + i}\tthe {text} film\n" for i, text in enumerate(texts)]
+    (tmp_path / "test.tsv").write_text("index\tsentence\n" + "".join(lines))
+    runs.script(
+        "predict.py",
+        *(f"--checkpoint={workdir}", "--split=test", "--step=best", f"--out={tmp_path}"),
+        f"--data.path={tmp_path}",
+    )
+    assert (tmp_path / "SST-2.tsv").read_text() == "index\tprediction\n10\t1\n11\t0\n12\t1\n"
+    given = ("--task=sst-2", f"--predictions={path}", f"--data.path={folder}")
+    assert "lacks 42 of the 45 examples" in runs.script("score.py", *given, status=2)
+
+
+def test_a_model_of_mnli_predicts_all_of_it(published, tmp_path):
+    """The other half and the diagnostic set; what is not there is left out."""
+    (tmp_path / "MNLI").mkdir()
+    (tmp_path / "diagnostic").mkdir()
+    head = "index\tsentence1\tsentence2\tgold_label\n"
+    rows = "".join(f"{i}\tthe film\tthe plot\t{x}\n" for i, x in enumerate(["neutral"] * 32))
+    for name in ("train", "dev_matched"):
+        (tmp_path / "MNLI" / f"{name}.tsv").write_text(head + rows)
+    pair = "index\tsentence1\tsentence2\n5\tthe film\tthe plot\n6\tthe plot\tthe film\n"
+    (tmp_path / "MNLI" / "test_matched.tsv").write_text(pair)
+    (tmp_path / "diagnostic" / "diagnostic.tsv").write_text(pair)
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    c = config("mnli", tmp_path, published, total_steps=5)
+    c.optim.update(lr=5e-3, warmup_steps=0)
+    assert train.train(c, workdir)["valid/accuracy"] == 1.0
+    printed = runs.script("predict.py", f"--checkpoint={workdir}", f"--out={out}", "--split=test")
+    assert printed.split() == [str(out / "MNLI-m.tsv"), str(out / "AX.tsv")]
+    assert (out / "AX.tsv").read_text() == "index\tprediction\n5\tneutral\n6\tneutral\n"

@@ -1,9 +1,6 @@
 """Fine-tuning on a handful of questions, from the files of SQuAD to those of its answers."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -89,21 +86,12 @@ def test_a_classifier_tells_what_has_no_answer(folder, tmp_path):
     assert results["valid/f1"] > 90 and results["valid/answerable"] < 0.3
 
 
-def script(name, *arguments, status=0):
-    """Runs a script as a user would; returns what it prints."""
-    command = [sys.executable, runs.ROOT / "scripts" / name, *map(str, arguments)]
-    env = os.environ | {"PYTHONPATH": str(runs.ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.returncode == status, done.stderr
-    return done.stdout if status == 0 else done.stderr
-
-
 @pytest.fixture(scope="module")
 def written(finished, tmp_path_factory):
     """(folder of predictions, what the script printed)."""
     out = tmp_path_factory.mktemp("written") / "out"
     checkpoint = f"--checkpoint={finished[0]}"
-    return out, script("predict.py", checkpoint, f"--out={out}", "--batch_size=8")
+    return out, runs.script("predict.py", checkpoint, f"--out={out}", "--batch_size=8")
 
 
 def test_predictions_are_written_and_scored(finished, written, folder, tmp_path):
@@ -113,7 +101,7 @@ def test_predictions_are_written_and_scored(finished, written, folder, tmp_path)
     assert printed.split() == [str(out / name) for name in names]
     given = [f"--predictions={out / names[0]}", f"--data.path={folder / 'dev-v2.0.json'}"]
     odds = [f"--null_odds={out / names[2]}", "--null_threshold=1e9"]
-    scores = json.loads(script("score.py", "--task=squad-v2.0", *given, *odds))
+    scores = json.loads(runs.script("score.py", "--task=squad-v2.0", *given, *odds))
     assert scores["f1"] == pytest.approx(results["valid/f1"])
     assert scores["exact"] == pytest.approx(results["valid/exact_match"])
     assert scores["best_f1"] == pytest.approx(results["valid/best_f1"])
@@ -122,7 +110,9 @@ def test_predictions_are_written_and_scored(finished, written, folder, tmp_path)
     assert all(1 < len(entries) <= 21 for entries in n_best.values())
     # What is asked about a file that these are not the predictions of.
     other = squads.write(tmp_path / "other.json", ("A b.", [("x", "A?", "b")]))
-    message = script("score.py", "--task=squad-v1.1", given[0], f"--data.path={other}", status=2)
+    message = runs.script(
+        "score.py", "--task=squad-v1.1", given[0], f"--data.path={other}", status=2
+    )
     assert "None of the 16 predictions is for one of these questions, such as x" in message
 
 
@@ -133,7 +123,7 @@ def test_a_threshold_and_a_file_without_answers(finished, folder, tmp_path):
         for question in paragraph["qas"]:
             del question["answers"], question["is_impossible"]
     (tmp_path / "test.json").write_text(json.dumps(layout))
-    script(
+    runs.script(
         "predict.py",
         *(f"--checkpoint={workdir}", "--step=best", f"--out={tmp_path / 'out'}", "--split=test"),
         *(f"--data.path={tmp_path / 'test.json'}", "--override=evals.null_threshold=-1e9"),
@@ -148,7 +138,7 @@ def test_a_published_checkpoint_answers(finished, written, folder, tmp_path):
     hf, out = tmp_path / "hf", tmp_path / "out"
     huggingface.save(hf, run.config.model, run.config.objective, run.params, run.tokenizer)
     settings = ("data.spans.stride=10", "data.spans.question_length=4", "data.length=30")
-    script(
+    runs.script(
         "predict.py",
         *(f"--checkpoint={hf}", f"--out={out}", f"--data.path={folder}"),
         *(f"--override={value}" for value in settings),
