@@ -11,7 +11,7 @@ import pytest
 
 from configs import common, finetune, recipes
 from model import objectives
-from training import state
+from training import optimizer, state
 
 CONFIGS = pathlib.Path(common.__file__).parent
 NO_PAGES = ("__init__", "common", "recipes")
@@ -262,6 +262,17 @@ def test_recipes_name_tasks_and_sizes_that_exist(page):
     assert set(recipe.get("tasks", {})) <= set(finetune.TASKS)
     for size in recipe.get("sizes", {}):
         load("finetune", f"{page}-{size}")
+
+
+@pytest.mark.parametrize("page", sorted(recipes.RECIPES))
+@pytest.mark.parametrize("task", ["sts-b", "mnli"])
+def test_every_network_can_be_tuned(page, task):
+    c = load("finetune", f"{page}-tiny,task={task},quick=1")
+    init = state.Init(objectives.build(c, "cpu"), optimizer.build(c.optim, c.total_steps))
+    params = jax.eval_shape(init, jax.random.key(0)).params
+    heads = {"seq2seq_lm": set(), "gpt_classification": {"task_classifier"}}
+    own = heads.get(c.objective.name, {"pooler", "task_classifier"})
+    assert set(params) == {"network"} | own
 
 
 @pytest.mark.parametrize("model", ["t5-tiny", "distilbert-tiny", "xlnet-tiny", "gpt1-tiny"])
