@@ -4,10 +4,11 @@
     python scripts/predict.py --checkpoint=runs/squad --out=FOLDER --data.path=DEV.json
 
 Of a task of GLUE this is a file such as MRPC.tsv, for GLUE's server; a model of MNLI writes
-MNLI-m.tsv, MNLI-mm.tsv and, of the test split, AX.tsv, as far as the examples are there. Of SQuAD
-these are predictions.json, nbest_predictions.json and, for v2.0, null_odds.json. The threshold of
-the null odds is --override=evals.null_threshold=-1.5 (scripts/score.py finds the best one on the
-dev set).
+MNLI-m.tsv, MNLI-mm.tsv and, of the test split, AX.tsv, as far as the examples are there. Of
+multiple choice it is a file such as arc-easy.csv, see evaluation/choice_answers.py. Of SQuAD these
+are predictions.json, nbest_predictions.json and, for v2.0, null_odds.json. The threshold of the
+null odds is --override=evals.null_threshold=-1.5 (scripts/score.py finds the best one on the dev
+set).
 """
 
 import sys
@@ -16,9 +17,17 @@ import jax
 from absl import app, flags
 
 from data_pipeline import loader, progress, tasks
-from data_pipeline.tasks import task_files
+from data_pipeline.tasks import choices, task_files
 from errors import UserError, exit_on_user_error, one_of, parse_flags
-from evaluation import answers, evaluate, load, scoring, search, submissions
+from evaluation import (
+    answers,
+    choice_answers,
+    evaluate,
+    load,
+    scoring,
+    search,
+    submissions,
+)
 from training import compilation_cache, sharding
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -81,11 +90,21 @@ def main(argv):
 
 
 def _write_classes(config, data, rows):
-    """Writes GLUE's file of a task."""
+    """Writes GLUE's file of a task; of BoolQ the answers to its questions."""
+    if config.data.task in choices.CHOICES:
+        return _write_choices(config, data, rows)
     task = one_of("task with a file of predictions", config.data.task, submissions.FILES)
     examples = tasks.read_examples(task, config.data.path, _SPLIT.value)
     values = scoring.meanings(config, data.tokenizer, rows)
     return [submissions.write(_OUT.value, task, [example.id for example in examples], values)]
+
+
+def _write_choices(config, data, rows):
+    """Writes the answers to the questions of a task."""
+    task = config.data.task
+    asked = choices.read(choices.CHOICES[task], config.data.path, _SPLIT.value)
+    values = scoring.meanings(config, data.tokenizer, rows)
+    return [choice_answers.write(_OUT.value, task, asked, values)]
 
 
 def _write_spans(config, data, rows):
@@ -98,6 +117,8 @@ WRITERS = {
     "classification": _write_classes,
     "gpt_classification": _write_classes,
     "text_to_text": _write_classes,
+    "choice": _write_choices,
+    "gpt_choice": _write_choices,
     "spans": _write_spans,
 }
 

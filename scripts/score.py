@@ -2,6 +2,7 @@
 
     python scripts/score.py --task=mrpc --predictions=MRPC.tsv --data.path=GLUE
     python scripts/score.py --task=glue --predictions=FOLDER --data.path=GLUE
+    python scripts/score.py --task=arc-easy --predictions=arc-easy.csv --data.path=ARC
     python scripts/score.py --task=squad-v1.1 --predictions=predictions.json --data.path=DEV.json
     python scripts/score.py --task=squad-v2.0 --predictions=predictions.json --data.path=DEV.json \
         --null_odds=null_odds.json
@@ -16,15 +17,16 @@ import pathlib
 
 from absl import app, flags
 
+from data_pipeline.tasks import choices
 from data_pipeline.tasks import squad as squad_tasks
 from errors import UserError, exit_on_user_error, parse_flags
-from evaluation import averages, squad, submissions
+from evaluation import averages, choice_answers, squad, submissions
 
 _PREDICTIONS = flags.DEFINE_string(
     "predictions",
     None,
-    "GLUE: TSV with an index and its prediction; SQuAD: JSON from the id of a question to its "
-    "answer.",
+    "GLUE: TSV with an index and its prediction; multiple choice: what predict.py writes; SQuAD: "
+    "JSON from the id of a question to its answer.",
     required=True,
 )
 _PATH = flags.DEFINE_string(
@@ -64,6 +66,10 @@ def _one_of_glue(task):
     return submissions.score(task, _PREDICTIONS.value, _PATH.value)
 
 
+def _choice(task):
+    return choice_answers.score(task, _PREDICTIONS.value, _PATH.value)
+
+
 def _glue(task):
     """Scores every file of a folder that has labels, and averages them."""
     del task
@@ -83,6 +89,7 @@ def _glue(task):
 SCORERS = {
     **dict.fromkeys(squad_tasks.TASKS, _squad),
     **dict.fromkeys(submissions.FILES, _one_of_glue),
+    **dict.fromkeys(choices.CHOICES, _choice),
     "glue": _glue,
 }
 _TASK = flags.DEFINE_enum("task", None, list(SCORERS), "The task.", required=True)

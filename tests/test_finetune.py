@@ -1,6 +1,7 @@
 """Fine-tuning from a published checkpoint on a task that is easily told."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -131,6 +132,11 @@ def test_a_choice_is_learned(folder, published, tmp_path):
     assert results["valid/accuracy"] > 0.95  # at random: 0.26
     assert runs.rows(tmp_path)[0]["train/loss"] == pytest.approx(np.log([3, 4, 5]).mean(), abs=0.2)
     assert set(load.load(tmp_path).params) == {"network", "pooler", "task_classifier"}
+    (path,) = runs.script("predict.py", f"--checkpoint={tmp_path}", f"--out={tmp_path}").split()
+    assert pathlib.Path(path).read_text().count("\n") == 45
+    given = "--task=arc-easy", f"--predictions={path}", f"--data.path={folder}"
+    scores = json.loads(runs.script("score.py", *given))
+    assert scores["accuracy"] == pytest.approx(results["valid/accuracy"])
 
 
 def test_regression_is_learned(folder, published, tmp_path):

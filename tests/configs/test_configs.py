@@ -231,7 +231,7 @@ def test_finetuning_steps_follow_the_batch():
         ("t5-small,task=mrpc", 2**18, 0, 8, 1e-3, 512),
         ("bert-base,task=swag", 73_546 * 3 // 16, 1378, 16, 2e-5, 128),  # section 4.4
         ("roberta-large,task=race", 87_866 * 4 // 16, 1317, 16, 1e-5, 512),  # table 10
-        ("roberta-large,task=commonsenseqa", 3000, 150, 16, 1e-5, 128),
+        ("roberta-large,task=commonsenseqa", 3000, 150, 16, 1e-5, 64),
         ("albert-xxlarge,task=race", 12_000, 1000, 32, 2e-5, 512),  # table 14
         ("xlnet-large,task=race", 12_000, 1000, 32, 2e-5, 512),  # table 8
         ("gpt1-base,task=race-high", 62_445 * 3 // 32, 11, 32, 6.25e-5, 512),
