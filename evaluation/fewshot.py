@@ -108,8 +108,8 @@ def measure(
       One result; of a group of lm-eval's one for each task.
 
     Raises:
-      UserError: for a model that does not suit, data that is missing, and prompts with
-        demonstrations that do not fit into the model's positions.
+      UserError: for a model that does not suit, data that is missing, and where demonstrations make
+        more than a quarter of the prompts longer than the model has positions.
     """
     backend = harness.wrap(model, whole=shots > 0, batch_tokens=batch_tokens, report=report)
     local = folders and task in prompts.PROMPTS

@@ -41,7 +41,8 @@ class LanguageModel(model.LM):
 
         Args:
           loaded: the model.
-          whole: whether a request that is longer than the model has positions is an error.
+          whole: whether it is an error that more than a quarter of the requests are longer than the
+            model has positions.
           batch_tokens: see packed.look_up.
           batch_size: prompts that are continued at a time.
           report: as data_pipeline/progress.py gives it.
@@ -68,7 +69,7 @@ class LanguageModel(model.LM):
         """Returns (log-likelihood, whether it is the greedy one) of each continuation.
 
         Raises:
-          UserError: for a request that is too long, if they must be whole.
+          UserError: if too many of them are too long, where they must be whole.
         """
         del disable_tqdm
         encoded = self._encode([request.args for request in requests])
@@ -102,8 +103,8 @@ class LanguageModel(model.LM):
         """Returns what follows each prompt, up to the first of the texts that end it.
 
         Raises:
-          UserError: for options that our decoding does not have, or a prompt that is too long, if
-            they must be whole.
+          UserError: for options that our decoding does not have, or if too many prompts are too
+            long, where they must be whole.
         """
         del disable_tqdm
         texts: list[str] = [""] * len(requests)
@@ -143,7 +144,7 @@ class LanguageModel(model.LM):
         self.cut += len(cut)
         most = self._model.objective.network.config.max_positions
         longest = max(lengths[number] for number in cut)
-        if self._whole:
+        if self._whole and 4 * len(cut) > len(lengths):
             raise UserError(
                 f"{len(cut)} of {len(lengths)} prompts do not fit into the model's {most} "
                 f"positions, the longest has {longest} tokens: lower --shots."

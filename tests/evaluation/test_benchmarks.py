@@ -43,3 +43,30 @@ def test_sides_that_differ_are_not_timed(monkeypatch):
     monkeypatch.setattr(decoding, "sample", wrong)
     with pytest.raises(UserError, match="do not decode the same tokens"):
         benchmarks.greedy_decoding(repeats=1, prompt=2, new=2)
+
+
+def test_requests_of_the_harness(monkeypatch):
+    """All of it but the size: a network of one layer, and few requests."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("lm_eval")
+    pytest.importorskip("accelerate")
+    from evaluation import harness
+
+    config = transformers.GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=64)
+    config.vocab_size = 8192
+    peer = torch, transformers.GPT2LMHeadModel(config).eval()
+    text = "the quick brown fox jumps over the lazy dog and a cat sat on the mat " * 20
+    monkeypatch.setattr(benchmarks, "_random_gpt2", lambda: peer)
+    monkeypatch.setattr(benchmarks.embedded, "documents", lambda: [("text", text)])
+    monkeypatch.setattr(benchmarks, "BATCH_SIZES", (2,))
+    rows = {"choices": (2, (3, 9), [" yes", (1, 4)]), "texts": (1, (0, 0), [(70, 90)])}
+    monkeypatch.setattr(benchmarks, "REQUESTS", rows)
+    results = benchmarks.harness_requests(1)
+    assert [(r.name, r.work) for r in results] == [
+        ("choices (HFLM: batch 2)", 4), ("texts (HFLM: batch 2)", 1)
+    ]  # fmt: skip
+    wrong = lambda self, requests, **_: [(0.0, False)] * len(requests)  # noqa: E731
+    monkeypatch.setattr(harness.LanguageModel, "loglikelihood", wrong)
+    with pytest.raises(UserError, match="do not find the same"):
+        benchmarks.harness_requests(1)
