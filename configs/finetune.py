@@ -66,6 +66,7 @@ SPAN_HEADS = {
     "albert": {"squad-v2.0": _XLNET_ANSWERABLE},  # squad_utils.py; plain on v1.1
     "electra": {
         "squad-v1.1": dict(head="electra"),
+        # Its files for the test set were written with evals.null_threshold=-2.75.
         "squad-v2.0": dict(head="electra", answerable=0.5),
     },
     "roberta": {"squad-v2.0": dict(answerable=1.0)},  # section 5.2

@@ -76,6 +76,7 @@ def test_a_handful_of_questions_is_learned(finished):
     assert rows[0]["valid/loss"] > rows[-1]["valid/loss"]
 
 
+@pytest.mark.slow
 def test_a_classifier_tells_what_has_no_answer(folder, tmp_path):
     c = config(
         folder,
