@@ -57,6 +57,19 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file that a user asked for, and its folder where that is missing.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}): name another place.") from error
+
+
 def write_json(path: pathlib.Path, content: dict) -> None:
     """Writes a JSON file."""
     with replacing(path) as temporary:

@@ -126,7 +126,7 @@ def prepare_data(
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
     if data.pipeline == "spans":
         return _span_data(config, cache, tokenizer_dir, training, split)
-    if issubclass(kind, classification.Classification | text_to_text.LabeledText):
+    if issubclass(kind, tasks.Labeled):
         return _task_data(kind, config, cache, tokenizer_dir, training, split)
     if data.pipeline == "mixture" and not data.mixture.unsupervised:
         tokenizer = _given_tokenizer(config, cache, tokenizer_dir, "data.mixture without text")

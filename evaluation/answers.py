@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from data_pipeline import files
 from data_pipeline.tasks import spans
 from data_pipeline.tasks import squad as tasks
 from errors import UserError
@@ -215,10 +216,6 @@ def write(folder: str | os.PathLike, found: Answers) -> list[pathlib.Path]:
     contents = {PREDICTIONS: found.predictions, N_BEST: found.n_best}
     if found.null_odds:
         contents[NULL_ODDS] = found.null_odds
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            (folder / name).write_text(json.dumps(content, indent=4) + "\n")
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error}.") from error
+    for name, content in contents.items():
+        files.write_text(folder / name, json.dumps(content, indent=4) + "\n")
     return [folder / name for name in contents]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipeline import files
 from data_pipeline.tasks import choices, published, task_files
 from errors import UserError
 from evaluation import scoring
@@ -53,11 +54,7 @@ def write(
         else:
             output.write(json.dumps({"id": question.id, "answer": answer}) + "\n")
     path = pathlib.Path(folder).expanduser() / f"{task}{ending}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(output.getvalue(), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}.") from error
+    files.write_text(path, output.getvalue())
     return path
 
 

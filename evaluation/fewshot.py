@@ -161,10 +161,7 @@ def _download(manager, name: str) -> list:
     """Loads a task of lm-eval's, whose data comes over the network."""
     try:
         loaded = manager.load([name])
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # datasets' errors are such, ConnectionError is the first
+    except (OSError, ValueError) as error:  # as all of datasets' errors, ConnectionError first
         line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(
             f"The data of {name} cannot be fetched ({line}): give local files of one of "

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
+from data_pipeline import files
 from data_pipeline.tasks import glue, published, task_files
 from errors import UserError, one_of
 from evaluation import scoring
@@ -62,11 +63,7 @@ def write(
         said = [f"{value:.3f}" for value in np.clip(predictions, *RANGE)]
     lines = [HEADER, *zip(ids, said, strict=True)]
     path = pathlib.Path(folder).expanduser() / FILES[task]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join("\t".join(line) + "\n" for line in lines))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}.") from error
+    files.write_text(path, "".join("\t".join(line) + "\n" for line in lines))
     return path
 
 

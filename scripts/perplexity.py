@@ -11,7 +11,7 @@ import pathlib
 
 from absl import app, flags
 
-from data_pipeline import progress
+from data_pipeline import files, progress
 from data_pipeline.tasks import task_files
 from errors import UserError, exit_on_user_error, one_of, parse_flags
 from evaluation import load, perplexity
@@ -56,10 +56,7 @@ def main(argv):
     for name, value in results.items():
         print(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
     if _JSON.value:
-        try:
-            pathlib.Path(_JSON.value).write_text(json.dumps(results, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"--json={_JSON.value} cannot be written: {error}.") from error
+        files.write_text(pathlib.Path(_JSON.value), json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

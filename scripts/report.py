@@ -20,6 +20,7 @@ matplotlib.use("Agg")  # a file, not a window
 import matplotlib.pyplot as plt
 from absl import app, flags
 
+from data_pipeline import files
 from errors import UserError, exit_on_user_error, parse_flags
 from evaluation import reports, search, tuned
 
@@ -76,10 +77,7 @@ def _tuned(output):
     if output is None:
         print(table, end="")
         return
-    try:
-        pathlib.Path(output).write_text(table)
-    except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error}.") from error
+    files.write_text(pathlib.Path(output), table)
     print(output)
 
 

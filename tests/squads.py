@@ -2,6 +2,7 @@
 
 import json
 
+CONTEXT = "In Paris rain fell on Monday, and snow on Friday."
 VERSIONS = {"squad-v1.1": "1.1", "squad-v2.0": "v2.0"}
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 import runs
+import vocabularies
 
 import train
 from configs import bert, finetune, gpt1, t5, xlnet
-from data_pipeline import tokenizer_training, tokenizers
+from data_pipeline import tokenizer_training
 from evaluation import load
 from model import objectives
 from training import checkpoint, huggingface, state
@@ -69,9 +70,7 @@ def questions(count, seed):
 def published(tmp_path_factory):
     """A small BERT with its pre-training heads, fresh, in Hugging Face's layout."""
     folder = tmp_path_factory.mktemp("bert")
-    vocab = [*tokenizer_training.WORDPIECE_SPECIALS, *GOOD, *BAD, *NEUTRAL]
-    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
-    tokenizer = tokenizers.load(folder / "vocab.txt")
+    tokenizer = vocabularies.wordpiece(folder, [*GOOD, *BAD, *NEUTRAL])
     config = bert.get_config("tiny,quick=1")
     config.model.vocab_size = tokenizer.vocab_size
     params = parameters(config)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import runs
 import squads
+import vocabularies
 
 import train
 from configs import finetune
-from data_pipeline import tokenizer_training
 from evaluation import load
 from training import huggingface
 
@@ -33,8 +33,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("squad")
     for split in ("train", "dev"):
         squads.write(folder / f"{split}-v2.0.json", *paragraphs(4))
-    vocab = [*tokenizer_training.WORDPIECE_SPECIALS, *dict.fromkeys(WORDS)]
-    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    vocabularies.wordpiece(folder, WORDS)
     return folder
 
 

@@ -6,28 +6,18 @@ import ml_collections
 import numpy as np
 
 from data_pipeline import packing, tokenizers
-from data_pipeline.tasks import TASKS, glue, read_examples
+from data_pipeline.tasks import Labeled, glue
 from errors import UserError
 
 
-class Classification:
+class Classification(Labeled):
     """Rows `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]` (BERT, section 4.1).
 
     A vocabulary whose first token is `<s>` is RoBERTa's: `<s> A </s></s> B </s>`, without token
     types. One with `<cls>` is XLNet's: `A <sep> B <sep> <cls>`, where the last has token type 2
     (its code pads on the left, which masks make needless). A record is (tokens of the first
-    segment, of all after it, the bits of the float32 label), then the tokens. Plays the part of a
-    `rows.Pipeline` whose records are made at the start of a run: there is nothing random in them.
+    segment, of all after it, the bits of the float32 label), then the tokens.
     """
-
-    static = True
-    TASKS = TASKS
-    examples = staticmethod(read_examples)
-
-    @classmethod
-    def classes(cls, name: str) -> int:
-        """Returns the classes of a task; 1: regression, 0: the choices of a question."""
-        return max(1, len(cls.TASKS[name].classes))
 
     def __init__(self, data: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer):
         """Takes the data section of a config.
@@ -48,11 +38,6 @@ class Classification:
         self.tokenizer = tokenizer
         self.doubles_sep, self.cls_last = tokenizer.doubles_sep, tokenizer.cls_last
         self.codec = packing.Codec(3, 1 << 32)  # four bytes a number: one is a float
-
-    @staticmethod
-    def adapt(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-        """Returns the vocabulary of the run, given that of the model it starts from."""
-        return tokenizer
 
     def write(self, examples: Iterable[glue.Example]) -> list[bytes]:
         """Returns a record for each example; a label that is not given counts as 0."""

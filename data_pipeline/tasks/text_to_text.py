@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from data_pipeline import corruption, packing, tokenizers
-from data_pipeline.tasks import TASKS, glue, read_examples
+from data_pipeline.tasks import TASKS, Labeled, glue
 from errors import UserError, one_of
 
 
@@ -116,16 +116,10 @@ class TextTask:
         )
 
 
-class LabeledText(TextTask):
+class LabeledText(Labeled, TextTask):
     """The pipeline `text_to_text`: one task in text, its labels beside it for those who score."""
 
     TASKS = {name: TASKS[name] for name in FORMS}
-    examples = staticmethod(read_examples)
-
-    @classmethod
-    def classes(cls, name: str) -> int:
-        """Returns the classes of a task; 1: regression."""
-        return max(1, len(cls.TASKS[name].classes))
 
     def __init__(self, data: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer):
         """Takes the data section of a config.
@@ -140,11 +134,6 @@ class LabeledText(TextTask):
             )
         form = FORMS[one_of("data.task in text", data.task, FORMS)]
         super().__init__(form, tokenizer, data.length, data.mixture.target_length)
-
-    @staticmethod
-    def adapt(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-        """Returns the vocabulary of the run, given that of the model it starts from."""
-        return tokenizer
 
     def write(self, examples: Iterable[glue.Example]) -> list[bytes]:
         """Returns a record for each example: the bits of its float32 label, then the texts."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import common
+from data_pipeline.tasks import squad
 
 VOCAB_SIZE = 1000
 
@@ -42,3 +43,9 @@ def data():
     data.length = 64
     data.masking.max_predictions = 10
     return data
+
+
+@pytest.fixture(scope="session")
+def squad_train(shared):
+    """The questions of SQuAD v1.1's training set."""
+    return squad.read(squad.TASKS["squad-v1.1"], shared / "data", "train")

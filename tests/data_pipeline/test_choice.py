@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import vocabularies
 
 from configs import common
-from data_pipeline import pipeline, tokenizer_training, tokenizers
+from data_pipeline import pipeline, tokenizer_training
 from data_pipeline.tasks import choice, choices, classification
 from errors import UserError
 from model import batch as batches
@@ -14,15 +15,9 @@ LENGTH = 10
 NONE = "[PAD] " * LENGTH
 
 
-def vocabulary(folder, specials=tokenizer_training.WORDPIECE_SPECIALS):
-    path = folder / "vocab.txt"
-    path.write_text("\n".join([*specials, *WORDS]) + "\n")
-    return tokenizers.load(path)
-
-
 @pytest.fixture
 def wordpiece(tmp_path):
-    return vocabulary(tmp_path)
+    return vocabularies.wordpiece(tmp_path, WORDS)
 
 
 def question(context, asked, *texts, label=0):
@@ -127,13 +122,13 @@ def test_of_other_texts_the_longer_one_is_cut(wordpiece):
 
 
 def test_roberta_and_xlnet_lay_out_as_for_pairs(tmp_path):
-    roberta = vocabulary(tmp_path, ("<s>", "<pad>", "</s>", "[UNK]", "<mask>"))
+    roberta = vocabularies.wordpiece(tmp_path, WORDS, vocabularies.ROBERTA)
     asked = question("", "who ran", "a", "b", label=1)
     rows = make("piqa", roberta, asked)
     wanted = "<s> who ran </s> </s> a </s>", "<s> who ran </s> </s> b </s>"
     assert read(roberta, rows, 0) == padded(*wanted, pad="<pad>")
     assert not rows["token_types"].any()
-    xlnet = vocabulary(tmp_path, ("<pad>", "<s>", "</s>", "[UNK]", "<cls>", "<sep>", "<mask>"))
+    xlnet = vocabularies.wordpiece(tmp_path, WORDS, vocabularies.XLNET)
     rows = make("piqa", xlnet, asked)
     wanted = "who ran <sep> a <sep> <cls>", "who ran <sep> b <sep> <cls>"
     assert read(xlnet, rows, 0) == padded(*wanted, pad="<pad>")
@@ -168,16 +163,22 @@ def test_gpt1_fills_the_blank_too():
     assert rows["tokens"][0, 32 : 32 + len(ids)].tolist() == ids
 
 
+def config(folder, tokenizer, **data):
+    c = common.base()
+    c.model = dict(vocab_size=tokenizer.vocab_size, max_positions=16)
+    c.objective = dict(name="classification", classes=0)
+    c.data.update(path=str(folder), length=12, **data)
+    c.data.tokenizer.path = str(folder / "vocab.txt")
+    c.batch_size = 2
+    return c
+
+
 def test_boolq_is_a_class_of_question_and_passage(tmp_path, wordpiece):
     row = '{"question": "who ran", "title": "t", "answer": true, "passage": "the dog ran ."}\n'
     for split in ("train", "dev"):
         (tmp_path / f"{split}.jsonl").write_text(row * 3)
-    c = common.base()
-    c.model = dict(vocab_size=wordpiece.vocab_size, max_positions=16)
-    c.objective = dict(name="classification", classes=2)
-    c.data.update(task="boolq", path=str(tmp_path), pipeline="classification", length=12)
-    c.data.tokenizer.path = str(tmp_path / "vocab.txt")
-    c.batch_size = 2
+    c = config(tmp_path, wordpiece, task="boolq", pipeline="classification")
+    c.objective.classes = 2
     rows = pipeline.prepare_data(c).valid.batch([0])
     assert rows["label"].tolist() == [1]
     wanted = padded("[CLS] who ran [SEP] the dog ran . [SEP]", length=12)
@@ -203,12 +204,7 @@ def test_a_wrong_config_is_told(tmp_path, wordpiece, overrides, message):
     rows = '{"goal": "who", "sol1": "a", "sol2": "b", "label": 1}\n' * 2
     for split in ("train", "valid"):
         (tmp_path / f"{split}.jsonl").write_text(rows)
-    c = common.base()
-    c.model = dict(vocab_size=wordpiece.vocab_size, max_positions=16)
-    c.objective = dict(name="classification", classes=0)
-    c.data.update(task="piqa", path=str(tmp_path), pipeline="choice", length=12)
-    c.data.tokenizer.path = str(tmp_path / "vocab.txt")
-    c.batch_size = 2
+    c = config(tmp_path, wordpiece, task="piqa", pipeline="choice")
     assert len(pipeline.prepare_data(c).train) == 2
     c.update_from_flattened_dict(overrides)
     with pytest.raises(UserError) as error:

@@ -1,16 +1,14 @@
-"""SQuAD's files, and windows on their contexts."""
+"""Windows on SQuAD's contexts."""
 
 import collections
-import gzip
-import json
 
 import numpy as np
 import pytest
 import squads
-import tensorflow_datasets as tfds
+import vocabularies
 
 from configs import finetune
-from data_pipeline import pipeline, tokenizer_training, tokenizers
+from data_pipeline import pipeline, tokenizers
 from data_pipeline.tasks import spans, squad
 from errors import UserError
 from evaluation import squad as scores
@@ -18,159 +16,11 @@ from model import batch as batches
 
 V1, V2 = squad.TASKS["squad-v1.1"], squad.TASKS["squad-v2.0"]
 WORDS = "in paris rain fell on monday and snow on friday . when where did it fall ?".split()
-CONTEXT = "In Paris rain fell on Monday, and snow on Friday."
 
 
 @pytest.fixture(scope="module")
 def wordpiece(tmp_path_factory):
-    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
-    vocab = [*tokenizer_training.WORDPIECE_SPECIALS, *dict.fromkeys(WORDS), ",", "##s"]
-    path.write_text("\n".join(vocab) + "\n")
-    return tokenizers.load(path)
-
-
-# Files
-
-
-@pytest.fixture(scope="module")
-def train(shared):
-    return squad.read(V1, shared / "data", "train")
-
-
-def test_questions_are_read_in_their_order(tmp_path):
-    paragraphs = (
-        (CONTEXT, [("a", "When did it rain?", "Monday", "on Monday"), ("b", "Where?", "Paris")]),
-        ("Nothing.", [("c", "When?")]),
-    )
-    path = squads.write(tmp_path / "dev-v2.0.json", *paragraphs)
-    packed = tmp_path / "packed" / "dev-v2.0.part.json.gz"
-    packed.parent.mkdir()
-    packed.write_bytes(gzip.compress(path.read_bytes()))
-    for where in (tmp_path, path, packed, packed.parent):
-        found = squad.read(V2, where, "valid")
-        assert found.contexts == [CONTEXT, "Nothing."]
-        first = squad.Question(
-            "a", "When did it rain?", 0, (("Monday", 22), ("on Monday", 19)), False
-        )
-        assert found.questions[0] == first
-        assert [(q.id, q.context, q.impossible) for q in found.questions[1:]] == [
-            ("b", 0, False),
-            ("c", 1, True),
-        ]
-
-
-class Library(tfds.core.GeneratorBasedBuilder):
-    """SQuAD v2.0 with the fields that TFDS has."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        text = tfds.features.Text()
-        answers = tfds.features.Sequence({"text": text, "answer_start": np.int32})
-        fields = dict.fromkeys(("id", "title", "context", "question"), text)
-        features = tfds.features.FeaturesDict({**fields, "answers": answers})
-        return tfds.core.DatasetInfo(builder=self, features=features)
-
-    def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples(), "validation": self._generate_examples()}
-
-    def _generate_examples(self):
-        for key, golds in (("a", ["Monday", "on Monday"]), ("b", []), ("c", ["Paris"])):
-            starts = [CONTEXT.index(gold) for gold in golds]
-            answers = {"text": golds, "answer_start": starts}
-            texts = {"id": key, "title": "T", "context": CONTEXT, "question": f"{key}?"}
-            yield key, {**texts, "answers": answers}
-
-
-def test_a_set_of_a_library(tmp_path):
-    builder = Library(data_dir=tmp_path, file_format="array_record")
-    builder.download_and_prepare()
-    found = squad.read(V2, f"tfds:{builder.data_dir}", "valid")
-    assert found.contexts == [CONTEXT]
-    by_id = {question.id: question for question in found.questions}  # TFDS shuffles
-    golds = (("Monday", 22), ("on Monday", 19))
-    assert by_id["a"] == squad.Question("a", "a?", 0, golds, False)
-    assert by_id["b"] == squad.Question("b", "b?", 0, (), True)
-    with pytest.raises(UserError, match="squad-v2.0 has no test split"):
-        squad.read(V2, f"tfds:{builder.data_dir}", "test")
-
-
-def test_official_files_have_their_published_questions(shared, train):
-    folder = shared / "data"
-    for split, found in (("train", train), ("valid", squad.read(V1, folder, "valid"))):
-        assert len(found.questions) == V1.rows[split]
-    part = squad.read(V2, folder, "valid").questions
-    assert (len(part), sum(q.impossible for q in part)) == (3292, 1638)
-
-
-def test_the_config_page_agrees_with_the_tasks():
-    assert {name: task["rows"] for name, task in finetune.SPANS.items()} == {
-        name: task.rows["train"] for name, task in squad.TASKS.items()
-    }
-
-
-def change(layout, *path, **values):
-    """Sets or (by None) deletes fields of what the path leads to."""
-    place = layout
-    for key in path:
-        place = place[key]
-    for name, value in values.items():
-        place.pop(name)
-        if value is not None:
-            place[name] = value
-    return layout
-
-
-ARTICLE = ("data", 0)
-PARAGRAPH = (*ARTICLE, "paragraphs", 0)
-QUESTION = (*PARAGRAPH, "qas", 0)
-BAD = [
-    ((), dict(data=None), "the whole has no 'data' that is a list"),
-    (ARTICLE, dict(paragraphs={}), "article 1 has no 'paragraphs' that is a list"),
-    (PARAGRAPH, dict(context=None), "paragraph 1 of article 1 has no 'context' that is text"),
-    (PARAGRAPH, dict(qas=None), "paragraph 1 of article 1 has no 'qas'"),
-    (PARAGRAPH, dict(qas=[]), "holds no questions"),
-    (QUESTION, dict(id=None), "a question in paragraph 1 of article 1 has no 'id' that is text"),
-    (QUESTION, dict(id=""), "has a question without an id"),
-    (QUESTION, dict(id="b"), "has the id b twice"),
-    (QUESTION, dict(question=7), "question a has no 'question' that is text"),
-    (QUESTION, dict(answers=[{"text": "x"}]), "question a has no 'answer_start' that is a whole"),
-    (QUESTION, dict(is_impossible="no"), "question a has no 'is_impossible' that is true or"),
-    (QUESTION, dict(answers=[]), "has no answer to question a, as in v2.0: set data.task"),
-]
-
-
-@pytest.mark.parametrize(("path", "values", "message"), BAD)
-def test_a_wrong_file_is_told(tmp_path, path, values, message):
-    layout = squads.document((CONTEXT, [("a", "When?", "Monday"), ("b", "Where?", "Paris")]))
-    file = tmp_path / "train-v1.1.json"
-    file.write_text(json.dumps(layout))
-    squad.read(V1, file, "train")
-    file.write_text(json.dumps(change(layout, *path, **values)))
-    with pytest.raises(UserError) as error:
-        squad.read(V1, file, "train")
-    assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_file_that_is_no_json_is_told(tmp_path):
-    (tmp_path / "dev-v1.1.json").write_text('{"data": [')
-    with pytest.raises(UserError, match="is no JSON"):
-        squad.read(V1, tmp_path, "valid")
-    (tmp_path / "dev-v1.1.json").write_text("[]")
-    with pytest.raises(UserError, match="the whole has no 'data'"):
-        squad.read(V1, tmp_path, "valid")
-    with pytest.raises(UserError, match="There is no train-v1.1.json"):
-        squad.read(V1, tmp_path, "train")
-    with pytest.raises(UserError, match="There is nothing at"):
-        squad.read(V1, tmp_path / "nowhere", "train")
-
-
-def test_a_test_file_needs_no_answers(tmp_path):
-    layout = squads.document((CONTEXT, [("a", "When?")]))
-    for name in ("answers", "is_impossible"):
-        del layout["data"][0]["paragraphs"][0]["qas"][0][name]
-    (tmp_path / "test-v1.1.json").write_text(json.dumps(layout))
-    assert squad.read(V1, tmp_path, "test").questions[0].answers == ()
+    return vocabularies.wordpiece(tmp_path_factory.mktemp("vocabulary"), [*WORDS, ",", "##s"])
 
 
 def test_answers_elsewhere_are_counted_and_left_out_of_training(tmp_path, data, wordpiece, caplog):
@@ -180,7 +30,7 @@ def test_answers_elsewhere_are_counted_and_left_out_of_training(tmp_path, data, 
         ("early", "When?", ("Monday", -3)),
         ("other", "When?", ("Tuesday", 22)),
     ]
-    path = squads.write(tmp_path / "dev-v1.1.json", (CONTEXT, questions))
+    path = squads.write(tmp_path / "dev-v1.1.json", (squads.CONTEXT, questions))
     found = squad.read(V1, path, "train")
     assert "3 of 4 questions have an answer that does not stand at its answer_start" in caplog.text
     assert "the first of them late" in caplog.text
@@ -200,7 +50,7 @@ def data(data):
     return data
 
 
-def make(data, tokenizer, *questions, context=CONTEXT, training=True):
+def make(data, tokenizer, *questions, context=squads.CONTEXT, training=True):
     golds = [
         squad.Question(
             str(i), text, 0, tuple(squad.Answer(a, context.index(a)) for a in answers), not answers
@@ -251,13 +101,11 @@ def test_windows_overlap_and_hold_the_answer_or_none(data, wordpiece):
 
 
 def test_rows_of_roberta_and_xlnet(data, tmp_path):
-    (tmp_path / "r").mkdir()
-    specials = {"r": ("<s>", "<pad>", "</s>", "[UNK]"), "x": ("<pad>", "[UNK]", "<cls>", "<sep>")}
-    made = {}
-    for name, tokens in specials.items():
-        path = tmp_path / f"{name}.txt"
-        path.write_text("\n".join([*tokens, *dict.fromkeys(WORDS), ","]) + "\n")
-        made[name] = tokenizers.load(path)
+    specials = {"r": vocabularies.ROBERTA, "x": vocabularies.XLNET}
+    made = {
+        name: vocabularies.wordpiece(tmp_path, [*WORDS, ","], tokens)
+        for name, tokens in specials.items()
+    }
     windows, rows = make(data, made["r"], ("Where", "Paris"), context="In Paris rain fell")
     text = "<s> where </s> </s> in paris rain fell </s>"
     assert words(made["r"], rows["tokens"][0]) == text + " <pad>" * 15
@@ -361,18 +209,18 @@ VOCABULARIES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VOCABULARIES)
-def test_every_answer_survives_the_round_trip(shared, train, name):
+def test_every_answer_survives_the_round_trip(shared, squad_train, name):
     """Of 87,599 answers all but those that begin or end inside of a piece, such as "7" in "17"."""
-    counts, examples = round_trips(train, tokenizers.load(shared / "data" / "vocab" / name))
+    counts, examples = round_trips(squad_train, tokenizers.load(shared / "data" / "vocab" / name))
     assert set(counts) == {"same", "ends inside a piece"}, examples["other"][:5]
     assert counts["ends inside a piece"] == VOCABULARIES[name]
     assert counts.total() == 87_599
 
 
 @pytest.mark.parametrize("name", ["bert-base-uncased-vocab.txt", "albert/spiece.model", "roberta"])
-def test_some_answers_survive_the_round_trip(shared, train, name):
+def test_some_answers_survive_the_round_trip(shared, squad_train, name):
     tokenizer = tokenizers.load(shared / "data" / "vocab" / name)
-    counts, examples = round_trips(train, tokenizer, every=40)
+    counts, examples = round_trips(squad_train, tokenizer, every=40)
     assert set(counts) <= {"same", "ends inside a piece"}, examples["other"][:5]
     assert counts.total() == 2190 and counts["ends inside a piece"] < 10
 
@@ -420,7 +268,7 @@ def test_dev_has_the_windows_of_bert(shared):
 def test_a_wrong_config_is_told(tmp_path, wordpiece, overrides, message):
     for split in ("train", "dev"):
         questions = [("a", "When?", "Monday"), ("b", "Where?", "Paris")]
-        squads.write(tmp_path / f"{split}-v1.1.json", (CONTEXT, questions))
+        squads.write(tmp_path / f"{split}-v1.1.json", (squads.CONTEXT, questions))
     wordpiece.save(tmp_path / "vocabulary")
     c = finetune.get_config("bert-tiny,task=squad-v1.1,quick=1")
     c.data.path, c.batch_size = str(tmp_path), 2

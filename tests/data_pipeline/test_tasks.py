@@ -3,9 +3,10 @@ import pickle
 
 import numpy as np
 import pytest
+import vocabularies
 
 from configs import finetune
-from data_pipeline import pipeline, tokenizer_training, tokenizers
+from data_pipeline import pipeline, tokenizer_training
 from data_pipeline.tasks import TASKS, classification, glue, gpt
 from data_pipeline.tasks.choices import CHOICES
 from errors import UserError
@@ -14,15 +15,9 @@ from model import batch as batches
 WORDS = "good bad film plot dull fine the a".split()
 
 
-def vocabulary(tmp_path, specials=tokenizer_training.WORDPIECE_SPECIALS):
-    path = tmp_path / "vocab.txt"
-    path.write_text("\n".join([*specials, *WORDS]) + "\n")
-    return tokenizers.load(path)
-
-
 @pytest.fixture
 def wordpiece(tmp_path):
-    return vocabulary(tmp_path)
+    return vocabularies.wordpiece(tmp_path, WORDS)
 
 
 def write(path, text):
@@ -263,7 +258,7 @@ def test_rows_of_pairs(data, wordpiece):
 
 
 def test_rows_of_xlnet_end_with_their_class(data, tmp_path):
-    xlnet = vocabulary(tmp_path, ("<pad>", "<s>", "</s>", "[UNK]", "<cls>", "<sep>", "<mask>"))
+    xlnet = vocabularies.wordpiece(tmp_path, WORDS, vocabularies.XLNET)
     data.length = 9
     pairs = make(data, xlnet, (("the film", "a plot"), 1.0))
     row = "the film <sep> a plot <sep> <cls> <pad> <pad>"
@@ -278,7 +273,7 @@ def test_rows_of_xlnet_end_with_their_class(data, tmp_path):
 
 
 def test_rows_of_roberta_have_two_separators_and_no_types(data, tmp_path):
-    roberta = vocabulary(tmp_path, ("<s>", "<pad>", "</s>", "[UNK]", "<mask>"))
+    roberta = vocabularies.wordpiece(tmp_path, WORDS, vocabularies.ROBERTA)
     data.length = 10
     rows = make(data, roberta, (("the film", "a plot"), 1.0), (("bad " * 9, "good " * 9), 0.0))
     row = "<s> the film </s> </s> a plot </s> <pad> <pad>"

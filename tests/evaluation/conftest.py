@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny
+import vocabularies
 
-from data_pipeline import tokenizer_training, tokenizers
+from data_pipeline import tokenizer_training
 from evaluation import load
 from model import objectives
 from training import checkpoint, sharding
@@ -82,11 +83,8 @@ def bert(bert_config):
 @pytest.fixture(scope="session")
 def wordpiece(tmp_path_factory):
     """A WordPiece vocabulary of 24 whole words and pieces."""
-    words = sorted(set(TEXT.split()))
-    vocab = [*tokenizer_training.WORDPIECE_SPECIALS, *words, "##s", "un"]
-    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
-    path.write_text("\n".join(vocab) + "\n")
-    return tokenizers.load(path)
+    words = [*sorted(set(TEXT.split())), "##s", "un"]
+    return vocabularies.wordpiece(tmp_path_factory.mktemp("vocabulary"), words)
 
 
 @pytest.fixture(scope="session")
