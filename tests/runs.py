@@ -32,14 +32,20 @@ def command(page, workdir, overrides, *flags):
     ]
 
 
-def start(page, workdir, overrides, *flags, devices=1, **kwargs):
-    """Starts a run as a user would, on fake CPU devices; returns the process."""
+def start(page, workdir, overrides, *flags, **kwargs):
+    """Starts a run as a user would; returns the process."""
+    return spawn(command(page, workdir, overrides, *flags), **kwargs)
+
+
+def spawn(command, *, devices=1, **kwargs):
+    """Starts a command in the repository's root, on fake CPU devices; returns the process."""
     env = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
     return subprocess.Popen(
-        command(page, workdir, overrides, *flags),
+        command,
+        cwd=ROOT,
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -49,8 +55,11 @@ def start(page, workdir, overrides, *flags, devices=1, **kwargs):
 
 
 def finish(process, status=0):
-    """Waits for a run and returns its output; fails if it ends otherwise than expected."""
-    output, _ = process.communicate(timeout=300)
+    """Waits for a process and returns its output; fails if it ends otherwise than expected."""
+    try:
+        output, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()  # one that hangs would go on beside the tests after it
     assert process.returncode == status, output
     return output
 
