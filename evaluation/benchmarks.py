@@ -149,9 +149,9 @@ def _random_gpt2():
 # A row -> contexts, the words that one has at least and at most, and what may follow it: likewise,
 # or the very texts.
 REQUESTS = {
-    "a last word, as in LAMBADA": (24, (45, 85), [(1, 1)]),
-    "four endings, as in HellaSwag": (6, (20, 60), [(8, 25)] * 4),
-    "yes or no, as in BoolQ": (8, (60, 140), [" yes", " no"]),
+    "a last word, as in LAMBADA": (64, (45, 85), [(1, 1)]),
+    "four endings, as in HellaSwag": (24, (20, 60), [(8, 25)] * 4),
+    "yes or no, as in BoolQ": (24, (60, 140), [" yes", " no"]),
     "a text of 1024 tokens and more": (1, (0, 0), [(900, 1100)]),
 }
 BATCH_SIZES = (4, 24)  # of the peer, which has the faster of them

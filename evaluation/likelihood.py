@@ -72,7 +72,7 @@ def score(
     pieces = []
     for context, continuations in contexts.items():
         most = min(MOST_BRANCHES * len(context), 3 * config.max_positions // 2)
-        most = max(most, packed.SHORTEST) if shares else 0
+        most = max(most, packed.SHORTEST[0]) if shares else 0
         pieces += [make(context, some) for some in _split(context, continuations, most)]
     found = packed.look_up(model, pieces, len(requests), batch_tokens=batch_tokens, report=report)
     return [Score(float(total), bool(greedy)) for total, greedy in zip(*found, strict=True)]
