@@ -115,6 +115,13 @@ def choice(config, network: Network, name: str, task: Mapping) -> None:
 def spans(config, network: Network, name: str, task: Mapping) -> None:
     """Sets the objective and the rows of a task of SPANS; in place."""
     del task
+    if network.page == "t5":
+        if name != "squad-v1.1":
+            raise ValueError(f"task={name}: T5 has no text for a question without an answer.")
+        config.objective = network.config.objective
+        config.data.pipeline = "squad_text"
+        config.data.mixture.target_length = 97  # t5x
+        return
     if network.config.model.name not in ("encoder", "xlnet"):
         raise ValueError(f"task={name} needs an encoder, which configs/{network.page}.py is not.")
     head = dict(head="independent", answerable=0.0, dropout=0.0, beam=20)

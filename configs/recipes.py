@@ -174,7 +174,8 @@ RECIPES = {
         ),
         tasks={"boolq": dict(length=256)},
     ),
-    # Raffel et al., 2020, section 3.7: rows of 512 tokens, 8 of them for each task of GLUE alone.
+    # Raffel et al., 2020, section 3.7: rows of 512 tokens, 128 of them, but 8 for each task of GLUE
+    # alone.
     "t5": dict(
         every=_BERT
         | dict(
@@ -187,7 +188,8 @@ RECIPES = {
             schedule="constant",
             weight_decay=0.0,
             clip_norm=0.0,  # Adafactor clips each parameter's update
-        )
+        ),
+        tasks={"squad-v1.1": dict(batch_size=128)},
     ),
 }
 

@@ -46,6 +46,7 @@ PIPELINES = {
     "choice": choice.Choice,
     "gpt_choice": choice.GptChoice,
     "spans": spans.Spans,
+    "squad_text": text_to_text.SquadText,
     **textless.PIPELINES,
 }
 
@@ -92,7 +93,8 @@ class Data(NamedTuple):
     train: Dataset | None  # None: a task of which only held-out rows were asked for
     valid: Dataset
     manifest: dict  # of the corpus: counts of documents, tokens and bytes; {} for a task
-    windows: spans.Windows | None = None  # of the held-out rows, where answers are spans
+    # What the held-out rows ask, where answers are parts of a context.
+    asked: spans.Windows | text_to_text.Asked | None = None
 
 
 def prepare_data(
@@ -124,8 +126,8 @@ def prepare_data(
             f"{config.model.max_positions}: lower the first or raise the second."
         )
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
-    if data.pipeline == "spans":
-        return _span_data(config, cache, tokenizer_dir, training, split)
+    if data.pipeline in ("spans", "squad_text"):
+        return _squad_data(kind, config, cache, tokenizer_dir, training, split)
     if issubclass(kind, tasks.Labeled):
         return _task_data(kind, config, cache, tokenizer_dir, training, split)
     if data.pipeline == "mixture" and not data.mixture.unsupervised:
@@ -231,21 +233,21 @@ def _task_data(kind, config, cache, tokenizer_dir, training, split):
     return Data(tokenizer, train, Dataset(pipeline, held_out, config.seed, training=False), {})
 
 
-def _span_data(config, cache, tokenizer_dir, training, split):
-    """Reads questions and cuts their contexts; as of other tasks, nothing is cached."""
+def _squad_data(kind, config, cache, tokenizer_dir, training, split):
+    """Reads questions and their contexts; as of other tasks, nothing is cached."""
     data = config.data
     task = squad.TASKS[one_of("data.task", data.task, squad.TASKS)]
     tokenizer = _given_tokenizer(config, cache, tokenizer_dir, f"The task {data.task}")
-    pipeline = spans.Spans(data, tokenizer)
+    pipeline = kind(data, tokenizer)
     train = None
     if training:
         found = squad.read(task, data.train_path or data.path, "train")
-        windows = pipeline.write(found, training=True)
-        train = Dataset(pipeline, windows.records, config.seed, training=True)
+        asked = pipeline.write(found, training=True)
+        train = Dataset(pipeline, asked.records, config.seed, training=True)
         _check_rows(train, config, f"{data.task} has", "lower batch_size")
-    windows = pipeline.write(squad.read(task, data.path, split), training=False)
-    valid = Dataset(pipeline, windows.records, config.seed, training=False)
-    return Data(tokenizer, train, valid, {}, windows)
+    asked = pipeline.write(squad.read(task, data.path, split), training=False)
+    valid = Dataset(pipeline, asked.records, config.seed, training=False)
+    return Data(tokenizer, train, valid, {}, asked)
 
 
 def _textless_data(config, kind, tokenizer_dir):

@@ -1,9 +1,8 @@
-"""From the scores of windows to answers (run_squad.py, write_predictions), and to their files.
+"""From the scores of windows (run_squad.py, write_predictions) or from texts to SQuAD's answers.
 
 Letters: `W` windows, `K` candidates for the first token of a row, `L` for the last one of each.
 """
 
-import functools
 import json
 import math
 import os
@@ -14,8 +13,8 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from data_pipeline import files
-from data_pipeline.tasks import spans
+from data_pipeline import files, pipeline, tokenizers
+from data_pipeline.tasks import spans, text_to_text
 from data_pipeline.tasks import squad as tasks
 from errors import UserError
 from evaluation import squad
@@ -29,7 +28,8 @@ class Answers(NamedTuple):
 
     Attributes:
       predictions: the answer; "" if there is none.
-      n_best: several, the best first, each with its text, probability and scores.
+      n_best: several, the best first, each with its text, probability and scores; {} where answers
+        are written.
       null_odds: how sure it is that there is none; {} where there always is one.
     """
 
@@ -183,39 +183,67 @@ def _decide(found, key, texts, null, rule):
     ]
 
 
+def read(asked: text_to_text.Asked, rows: np.ndarray, tokenizer: tokenizers.Tokenizer) -> Answers:
+    """Returns the answers to the first questions from the tokens [B R] of evaluate.make_step.
+
+    T5 compares them with golds that are spaced off too; here an answer that its context has is
+    taken from there, so that it can be compared with the golds of the official file.
+    """
+    predictions = {}
+    for question, row in zip(asked.questions.questions, rows):
+        text = tokenizer.decode(row[row >= 0].tolist())
+        context = asked.questions.contexts[question.context]
+        predictions[question.id] = text_to_text.read_span(context, text)
+    return Answers(predictions, {}, {})
+
+
+def reader(config: ml_collections.ConfigDict, data: pipeline.Data) -> Callable[[Any], Answers]:
+    """Returns what makes answers of the predictions by row of an evaluation.
+
+    Args:
+      config: a whole config.
+      data: of the pipeline `spans` or `squad_text`.
+    """
+    if config.data.pipeline == "squad_text":
+        return lambda rows: read(data.asked, rows, data.tokenizer)
+    how = rule(config)
+    return lambda rows: choose(data.asked, rows, how)
+
+
 def scorer(
-    config: ml_collections.ConfigDict, windows: spans.Windows
-) -> Callable[[Rows, np.ndarray], dict[str, float]]:
+    config: ml_collections.ConfigDict, data: pipeline.Data
+) -> Callable[[Any, np.ndarray], dict[str, float]]:
     """Returns what makes metrics of the rows of an evaluation: exact_match, f1, ..., in percent."""
-    return functools.partial(_score, config.data.task, windows, rule(config))
+    answer = reader(config, data)
 
+    def score(rows, targets):
+        del targets  # the golds are texts
+        found = answer(rows)
+        asked = [q for q in data.asked.questions.questions if q.id in found.predictions]
+        odds = found.null_odds or None
+        scores = squad.score(config.data.task, asked, found.predictions, odds, threshold=math.inf)
+        return {
+            "exact_match" if name == "exact" else name: value
+            for name, value in scores.items()
+            if not name.endswith("total")
+        }
 
-def _score(task, windows, rule, rows, targets):
-    del targets  # the golds are texts
-    found = choose(windows, rows, rule)
-    asked = [q for q in windows.questions.questions if q.id in found.predictions]
-    odds = found.null_odds if rule.impossible else None
-    scores = squad.score(task, asked, found.predictions, odds, threshold=math.inf)
-    return {
-        "exact_match" if name == "exact" else name: value
-        for name, value in scores.items()
-        if not name.endswith("total")
-    }
+    return score
 
 
 def write(folder: str | os.PathLike, found: Answers) -> list[pathlib.Path]:
     """Writes the files in their official layouts, and returns them.
 
-    Those are predictions.json (id -> text), nbest_predictions.json and, where there may be no
-    answer, null_odds.json (id -> number).
+    Those are predictions.json (id -> text) and, of spans, nbest_predictions.json and, where there
+    may be no answer, null_odds.json (id -> number).
 
     Raises:
       UserError: if they cannot be written.
     """
     folder = pathlib.Path(folder).expanduser()
-    contents = {PREDICTIONS: found.predictions, N_BEST: found.n_best}
-    if found.null_odds:
-        contents[NULL_ODDS] = found.null_odds
+    contents = {PREDICTIONS: found.predictions}
+    contents |= {N_BEST: found.n_best} if found.n_best else {}
+    contents |= {NULL_ODDS: found.null_odds} if found.null_odds else {}
     for name, content in contents.items():
         files.write_text(folder / name, json.dumps(content, indent=4) + "\n")
     return [folder / name for name in contents]

@@ -27,7 +27,8 @@ def make_step(
     """Returns the eval_step that `evaluate` takes, not yet jitted.
 
     Where a task is text, the predictions by row are the tokens [B R] of greedy answers (T5, section
-    3.1.2), -1 behind their ends, and the targets the class numbers or scores.
+    3.1.2), -1 behind their ends, and the targets the class numbers or scores; of questions, which
+    have neither, the tokens of the answers.
 
     Args:
       objective: any objective.
@@ -35,7 +36,7 @@ def make_step(
       tokenizer: the run's vocabulary.
     """
     plain = step_lib.make_eval_step(objective)
-    if config.data.pipeline != "text_to_text":
+    if config.data.pipeline not in ("text_to_text", "squad_text"):
         return plain
     room = config.data.mixture.target_length
 
@@ -44,7 +45,8 @@ def make_step(
         limits = decoding.Limits(*map(jnp.int32, (room, tokenizer.eot_id, tokenizer.vocab_size)))
         weights = batch["example_weights"]
         found = decoding.answer(objective, params, batch, weights > 0, limits, room)
-        return terms, {**metrics, "rows": losses.Rows(found, batch["score"], weights)}
+        wanted = batch.get("score", batch["targets"])
+        return terms, {**metrics, "rows": losses.Rows(found, wanted, weights)}
 
     return eval_step
 

@@ -85,8 +85,8 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
 
 def scorer(config: ml_collections.ConfigDict, data: pipeline.Data) -> evaluate.Score | None:
     """Returns what makes the metrics of a task from held-out rows; None where there is no task."""
-    if data.windows is not None:
-        return answers.scorer(config, data.windows)
+    if data.asked is not None:
+        return answers.scorer(config, data)
     if not config.data.task:
         return None
     return lambda rows, targets: score(

@@ -6,7 +6,8 @@
 Of a task of GLUE this is a file such as MRPC.tsv, for GLUE's server; a model of MNLI writes
 MNLI-m.tsv, MNLI-mm.tsv and, of the test split, AX.tsv, as far as the examples are there. Of
 multiple choice it is a file such as arc-easy.csv, see evaluation/choice_answers.py. Of SQuAD these
-are predictions.json, nbest_predictions.json and, for v2.0, null_odds.json. The threshold of the
+are predictions.json, nbest_predictions.json (T5 writes one answer only) and, for v2.0,
+null_odds.json. The threshold of the
 null odds is --override=evals.null_threshold=-1.5 (scripts/score.py finds the best one on the dev
 set).
 """
@@ -107,9 +108,9 @@ def _write_choices(config, data, rows):
     return [choice_answers.write(_OUT.value, task, asked, values)]
 
 
-def _write_spans(config, data, rows):
+def _write_answers(config, data, rows):
     """Writes SQuAD's files."""
-    return answers.write(_OUT.value, answers.choose(data.windows, rows, answers.rule(config)))
+    return answers.write(_OUT.value, answers.reader(config, data)(rows))
 
 
 # By data.pipeline.
@@ -119,7 +120,8 @@ WRITERS = {
     "text_to_text": _write_classes,
     "choice": _write_choices,
     "gpt_choice": _write_choices,
-    "spans": _write_spans,
+    "spans": _write_answers,
+    "squad_text": _write_answers,
 }
 
 

@@ -10,6 +10,7 @@ import vocabularies
 
 import train
 from configs import finetune
+from data_pipeline import tokenizer_training
 from evaluation import load
 from training import huggingface
 
@@ -145,3 +146,43 @@ def test_a_published_checkpoint_answers(finished, written, folder, tmp_path):
     )
     name = "predictions.json"
     assert (out / name).read_bytes() == (written[0] / name).read_bytes()
+
+
+def test_t5_answers_in_words(tmp_path):
+    """Decoded and put back as the context writes them, in training and by the script."""
+    asked = [
+        (
+            f"There was {thing} in St. {place}'s.",
+            [(str(i), f"Where was {thing}?", f"St. {place}'s")],
+        )
+        for i, (thing, place) in enumerate(zip(THINGS, PLACES))
+    ]
+    for split in ("train", "dev"):
+        squads.write(tmp_path / f"{split}-v1.1.json", *asked)
+    words = [*WORDS, *"question: context: Where There was St . ' s ?".split()]
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words, 8)) for _ in range(2000)]
+    tokenizer = tokenizer_training.train(
+        "sentencepiece", texts, 420, False, specials="t5", sentinels=100
+    )
+    tokenizer.save(tmp_path / "vocabulary")
+    c = finetune.get_config("t5-tiny,task=squad-v1.1,quick=1")
+    c.data.path, c.data.tokenizer.path = str(tmp_path), str(tmp_path / "vocabulary")
+    c.data.length, c.data.mixture.target_length = 32, 10
+    c.model.update(vocab_size=tokenizer.vocab_size, dtype="float32", dropout=0.0)
+    c.batch_size, c.total_steps = 8, 80
+    c.optim.lr = 0.03
+    c.evals.update(every=0, batches=0)
+    c.checkpoint.every = 1000
+    c.log.update(tensorboard=False, every=100)
+    c.mesh.update({"data": 1, "fsdp": 8})
+    results = train.train(c, tmp_path / "run")
+    names = {"loss", "seq2seq_lm", "z_loss", "accuracy", "exact_match", "f1"}
+    assert set(results) == {f"valid/{name}" for name in names}
+    assert results["valid/exact_match"] == results["valid/f1"] == 100.0
+
+    out = tmp_path / "out"
+    given = (f"--checkpoint={tmp_path / 'run'}", "--step=best", f"--out={out}", "--batch_size=16")
+    assert runs.script("predict.py", *given).split() == [str(out / "predictions.json")]
+    predictions = json.loads((out / "predictions.json").read_text())
+    assert predictions == {key: answer for _, [(key, _, answer)] in asked}

@@ -229,6 +229,7 @@ def test_finetuning_steps_follow_the_batch():
         ("tinybert-4,task=cola", 801, 80, 32, 3e-5, 64),
         ("gpt1-base,task=sst-2", 67_349 * 3 // 32, 12, 32, 6.25e-5, 128),
         ("t5-small,task=mrpc", 2**18, 0, 8, 1e-3, 512),
+        ("t5-base,task=squad-v1.1", 2**18, 0, 128, 1e-3, 512),
         ("bert-base,task=swag", 73_546 * 3 // 16, 1378, 16, 2e-5, 128),  # section 4.4
         ("roberta-large,task=race", 87_866 * 4 // 16, 1317, 16, 1e-5, 512),  # table 10
         ("roberta-large,task=commonsenseqa", 3000, 150, 16, 1e-5, 64),
@@ -291,6 +292,7 @@ def test_quick_tunes_the_network_of_the_quick_page(model):
         "brt-base",
         "bert-base,task=sst2",
         "t5-base,task=swag",
+        "t5-base,task=squad-v2.0",
         "bert-base,epochs=-1",
         "bert-base,recipe=brt",
         "common-base",
@@ -298,7 +300,9 @@ def test_quick_tunes_the_network_of_the_quick_page(model):
     ],
 )
 def test_wrong_finetuning_is_told(arg):
-    with pytest.raises(ValueError, match="Unknown|must be|there is no configs|needs an encoder"):
+    with pytest.raises(
+        ValueError, match="Unknown|must be|there is no configs|needs an encoder|has no text"
+    ):
         load("finetune", arg)
 
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import vocabularies
 
 from configs import finetune, t5
 from data_pipeline import mixture, noise, pipeline, tokenizer_training
-from data_pipeline.tasks import TASKS, glue, text_to_text
+from data_pipeline.tasks import TASKS, glue, squad, text_to_text
 from errors import UserError
 from model import batch as batch_lib
 
@@ -176,3 +177,65 @@ def test_a_mixture_from_a_config(tmp_path, tokenizer, unsupervised):
     config.data.mixture.tasks = ()
     with pytest.raises(UserError, match="data.mixture.tasks is empty"):
         pipeline.prepare_data(config)
+
+
+# By hand from the released code's rules: a space on both sides of what is no ASCII letter, digit or
+# underscore, then one space for several.
+CONTEXT = 'In 1.5\tyears, "St. Paul\'s"  caf\u00e9_1 (U.S.) opened.'
+SPACED = 'In 1 . 5 years , " St . Paul \' s " caf \u00e9 _1 ( U . S . ) opened .'
+
+
+def test_a_question_is_written_as_in_the_released_code():
+    written = text_to_text.write_question(" Where's it?", CONTEXT, "U.S.")
+    assert written == (f"question: Where ' s it ? context: {SPACED}", "U . S .")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("St . Paul ' s", "St. Paul's"),
+        (" 1 . 5 years ", "1.5\tyears"),
+        ("U.S .", "U.S."),
+        ("aul ' s", "aul ' s"),  # no word begins there
+        ("In", "In"),
+        ("opened .", "opened."),
+        (" Paris ", "Paris"),
+        ("", ""),
+    ],
+)
+def test_an_answer_is_read_as_its_context_writes_it(text, answer):
+    assert text_to_text.read_span(CONTEXT, text) == answer
+
+
+def test_rows_of_questions(tokenizer):
+    """The first answer is the target, a context that is too long loses its end."""
+    data = finetune.get_config("t5-tiny,task=squad-v1.1").data
+    assert data.mixture.target_length == 97
+    data.update(length=40)
+    task = text_to_text.SquadText(data, tokenizer)
+    answers = (squad.Answer("a cat.", 0), squad.Answer("cat", 2))
+    found = squad.Questions(
+        "here",
+        ["a cat. " + "it slept " * 40],
+        [squad.Question("x", "it?", 0, answers, False), squad.Question("y", "so?", 0, (), False)],
+    )
+    asked = task.write(found, training=False)
+    assert asked.questions is found
+    rows = task.read([*asked.records, b""], None)
+    batch_lib.check(rows)
+    assert rows["example_weights"].tolist() == [1.0, 1.0, 0.0]
+    target = [*tokenizer.encode("a cat ."), tokenizer.eot_id]
+    assert rows["targets"][0][: len(target)].tolist() == target
+    assert rows["weights"].sum(1).tolist() == [len(target), 0, 0]
+    text = "question: it ? context: a cat . " + "it slept " * 40
+    assert rows["tokens"][0].tolist() == [*tokenizer.encode(text)[:39], tokenizer.eot_id]
+    with pytest.raises(UserError, match="Unknown data.task in text 'squad-v2.0'"):
+        data.task = "squad-v2.0"
+        text_to_text.SquadText(data, tokenizer)
+
+
+def test_a_task_in_text_needs_an_end_of_text(tmp_path):
+    data = finetune.get_config("t5-tiny,task=squad-v1.1").data
+    wordpiece = vocabularies.wordpiece(tmp_path, ["cat"])
+    with pytest.raises(UserError, match="which the wordpiece vocabulary lacks: start from a T5"):
+        text_to_text.SquadText(data, wordpiece)

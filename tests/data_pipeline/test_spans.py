@@ -242,12 +242,12 @@ def test_train_has_the_windows_of_bert(shared):
 
 def test_dev_has_the_windows_of_bert(shared):
     data = pipeline.prepare_data(config(shared), training=False)
-    assert len(data.valid) == BERT_WINDOWS["valid"] == len(data.windows.records)
+    assert len(data.valid) == BERT_WINDOWS["valid"] == len(data.asked.records)
     rows = data.valid.batch(np.arange(0, 10_833, 100))
     batches.check(rows)
     # The tokens of an answer are those of its text.
     for i, row in enumerate(rows["tokens"][:50]):
-        question = data.windows.questions.questions[data.windows.question[100 * i]]
+        question = data.asked.questions.questions[data.asked.question[100 * i]]
         if rows["label"][i]:
             continue
         ids = row[rows["answer_start"][i] : rows["answer_end"][i] + 1].tolist()
