@@ -5,7 +5,7 @@ import pytest
 import vocabularies
 
 from configs import finetune, t5
-from data_pipeline import mixture, noise, pipeline, tokenizer_training
+from data_pipeline import mixture, noise, pipeline, tokenizer_training, tokenizers
 from data_pipeline.tasks import TASKS, glue, squad, text_to_text
 from errors import UserError
 from model import batch as batch_lib
@@ -205,6 +205,20 @@ def test_a_question_is_written_as_in_the_released_code():
 )
 def test_an_answer_is_read_as_its_context_writes_it(text, answer):
     assert text_to_text.read_span(CONTEXT, text) == answer
+
+
+def test_answers_survive_the_round_trip(shared):
+    """All of the dev set that T5's vocabulary has the characters of."""
+    tokenizer = tokenizers.load(shared / "data" / "vocab" / "t5" / "spiece.model")
+    found = squad.read(squad.TASKS["squad-v1.1"], str(shared / "data"), "valid")
+    kept = []
+    for question in found.questions[::5]:
+        gold, context = question.answers[0].text, found.contexts[question.context]
+        _, target = text_to_text.write_question(question.text, context, gold)
+        text = tokenizer.decode(tokenizer.encode(target))
+        if "\u2047" not in text:  # the sign of an unknown character
+            kept.append(text_to_text.read_span(context, text) == gold)
+    assert len(kept) > 2080 and np.mean(kept) > 0.999
 
 
 def test_rows_of_questions(tokenizer):
