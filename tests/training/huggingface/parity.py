@@ -86,12 +86,19 @@ class Oracle:
         return jax.tree.map(np.asarray, everything(self.published.params))
 
     def torch_gradients(self, loss):
-        """Returns the gradients of a loss of the PyTorch model, under our names."""
+        """Returns the gradients of a loss of the PyTorch model, under our names.
+
+        Of parameters that the loss does not read they are 0. RoBERTa's token type has no place in
+        ours.
+        """
         loss.backward()
         gradients = {
-            n: p.grad.numpy() for n, p in self.torch_model.named_parameters() if p.grad is not None
+            n: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy()
+            for n, p in self.torch_model.named_parameters()
         }
+        gradients.pop("roberta.embeddings.token_type_embeddings.weight", None)
         family = huggingface.FAMILIES[self.published.family]
+        gradients = getattr(family, "adapt", dict)(gradients)
         sizes = huggingface.sizes(family, self.published.model)
         return mapping.from_published(family.TABLE, sizes, gradients, "the gradients").params
 

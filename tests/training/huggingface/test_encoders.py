@@ -97,19 +97,7 @@ def test_logits_loss_and_gradients_equal_pytorch(tmp_path, name):
         order = output.sop_logits.detach().numpy()
         parity.assert_close(predictions["sentence_pair"][:, 0], order)
     assert loss == pytest.approx(output.loss.item(), rel=1e-4)
-    parity.assert_gradients_close(gradients, torch_gradients(oracle, output.loss))
-
-
-def torch_gradients(oracle, loss):
-    """As the harness has them; RoBERTa's unused positions and its token type have no place."""
-    if oracle.published.family != "roberta":
-        return oracle.torch_gradients(loss)
-    loss.backward()
-    gradients = {n: p.grad.numpy() for n, p in oracle.torch_model.named_parameters()}
-    gradients.pop("roberta.embeddings.token_type_embeddings.weight")
-    sizes = huggingface.mapping.sizes(oracle.published.model)
-    adapted = roberta.adapt(gradients)
-    return huggingface.mapping.from_published(roberta.TABLE, sizes, adapted, "gradients").params
+    parity.assert_gradients_close(gradients, oracle.torch_gradients(output.loss))
 
 
 @pytest.mark.parametrize("settings", [ELECTRA, ELECTRA | dict(embedding_size=12)])

@@ -70,8 +70,15 @@ def theirs(model, given, types, **more):
     return model(**{k: torch.tensor(v).long() for k, v in tensors.items()}, **more)
 
 
+def labels(given):
+    return {
+        f"{side}_positions": torch.tensor(given[f"answer_{side}"]).long()
+        for side in ("start", "end")
+    }
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_scores_and_losses_equal_those_of_transformers(name, tmp_path):
+def test_scores_loss_and_gradients_equal_those_of_transformers(name, tmp_path):
     head = "ForQuestionAnsweringSimple" if name == "XLNet" else "ForQuestionAnswering"
     types = name not in ("Roberta", "DistilBert")
     oracle = parity.Oracle(build(name, head), tmp_path)
@@ -79,25 +86,18 @@ def test_scores_and_losses_equal_those_of_transformers(name, tmp_path):
     assert (oracle.published.missing, oracle.published.unexpected) == ([], [])
     given = batch(types, padding=3)
     real = given["segment_ids"] > 0
-
-    @jax.jit
-    def run(params):
-        apply, variables = oracle.objective.apply, {"params": params}
-        terms, _ = apply(variables, given, train=False)
-        return apply(variables, given, method=oracle.objective.predict), terms["span"].value
-
-    found, loss = jax.tree.map(np.asarray, run(oracle.published.params))
-    output = theirs(oracle.torch_model, given, types)
-    losses = []
+    # The states of padding are those of its surroundings in theirs, and mean nothing in ours.
+    padding = torch.tensor(~real)[..., None]
+    oracle.torch_model.qa_outputs.register_forward_hook(
+        lambda module, inputs, logits: logits.masked_fill(padding, -torch.inf)
+    )
+    output = theirs(oracle.torch_model, given, types, **labels(given))
+    found, loss, gradients = oracle.run(given)
     for side in ("start", "end"):
-        logits = output[f"{side}_logits"].detach()
-        parity.assert_close(found[side][real], logits.numpy()[real])
-        # The states of padding are those of its surroundings in theirs, and mean nothing in ours.
+        parity.assert_close(found[side][real], output[f"{side}_logits"].detach().numpy()[real])
         assert found[side][~real].max() < -1e6
-        logits = logits.masked_fill(torch.tensor(~real), -torch.inf)
-        gold = torch.tensor(given[f"answer_{side}"]).long()
-        losses.append(torch.nn.functional.cross_entropy(logits, gold).item())
-    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert loss == pytest.approx(output.loss.item(), rel=1e-5)
+    parity.assert_gradients_close(gradients, oracle.torch_gradients(output.loss))
 
 
 def test_the_head_of_xlnet_equals_that_of_transformers(tmp_path):
@@ -111,7 +111,7 @@ def test_the_head_of_xlnet_equals_that_of_transformers(tmp_path):
     cls = torch.zeros(3).long()
     output = theirs(model, given, True, cls_index=cls, p_mask=forbidden)
     apply = jax.jit(lambda p: oracle.objective.apply({"params": p}, given, train=False))
-    terms, metrics = apply(oracle.published.params)
+    _, metrics = apply(oracle.published.params)
     rows = {k: np.asarray(v) for k, v in metrics["rows"].prediction.items()}
     start, end = rows["start"][:, :4], rows["end"][:, :4, :3]
     np.testing.assert_array_equal(start, output.start_top_index.numpy())
@@ -123,12 +123,23 @@ def test_the_head_of_xlnet_equals_that_of_transformers(tmp_path):
     expected = output.end_top_log_probs.detach().reshape(3, 3, 4).numpy().transpose(0, 2, 1)
     parity.assert_close(np.exp(rows["end_score"][:, :4, :3]), expected)
     parity.assert_close(rows["no_answer"][:, 0], output.cls_logits.detach().numpy())
-    labels = dict(
-        start_positions=torch.tensor(given["answer_start"]).long(),
-        end_positions=torch.tensor(given["answer_end"]).long(),
-    )
-    output = theirs(model, given, True, p_mask=forbidden, **labels)
-    assert float(terms["span"].value) == pytest.approx(output.loss.item(), rel=1e-5)
+
+    def by_probability(module, args, inputs):
+        """As in the released code, where the first token is given by its probabilities.
+
+        In training, transformers gives the classifier the labeled one.
+        """
+        p = torch.softmax(model.start_logits(args[0], p_mask=forbidden), dim=-1)
+        states = torch.einsum("bth,bt->bh", args[0], p)
+        return args, {"start_states": states, "cls_index": inputs["cls_index"]}
+
+    model.answer_class.register_forward_pre_hook(by_probability, with_kwargs=True)
+    impossible = torch.tensor(given["label"]).float()
+    more = dict(cls_index=cls, p_mask=forbidden, is_impossible=impossible, **labels(given))
+    output = theirs(model, given, True, **more)
+    _, loss, gradients = oracle.run(given)
+    assert loss == pytest.approx(output.loss.item(), rel=1e-5)
+    parity.assert_gradients_close(gradients, oracle.torch_gradients(output.loss))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -73,18 +73,7 @@ def test_two_streams_equal_pytorch(tmp_path, name):
     found, loss, gradients = oracle.run(batch)
     parity.assert_close(found["logits"], theirs.logits.detach().numpy())
     assert loss == pytest.approx(theirs.loss.item(), rel=1e-4)
-    parity.assert_gradients_close(gradients, torch_gradients(oracle, theirs.loss))
-
-
-def torch_gradients(oracle, loss):
-    """As the harness has them, of the queries' start in our shape."""
-    loss.backward()
-    gradients = {
-        n: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy()
-        for n, p in oracle.torch_model.named_parameters()
-    }
-    sizes = mapping.sizes(oracle.published.model)
-    return mapping.from_published(family.TABLE, sizes, family.adapt(gradients), "gradients").params
+    parity.assert_gradients_close(gradients, oracle.torch_gradients(theirs.loss))
 
 
 def test_one_stream_equals_pytorch(tmp_path):
@@ -114,7 +103,7 @@ def test_one_stream_equals_pytorch(tmp_path):
     )
     parity.assert_close(np.asarray(ours)[real], logits.detach().numpy()[real])
     assert value == pytest.approx(theirs.item(), rel=1e-4)
-    parity.assert_gradients_close(gradients, torch_gradients(oracle, theirs))
+    parity.assert_gradients_close(gradients, oracle.torch_gradients(theirs))
 
 
 def test_export_gives_the_same_logits_in_transformers(tmp_path):
