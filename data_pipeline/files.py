@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
@@ -55,6 +56,21 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise UserError(f"{path} cannot be written ({error}): free some space.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_writable(folder: str | os.PathLike) -> None:
+    """Makes a folder that a user names for results, before what goes there is computed.
+
+    Raises:
+      UserError: if it cannot be made or written.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error}): name another folder.") from error
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -18,7 +18,7 @@ import sys
 
 from absl import app, flags
 
-from data_pipeline import progress
+from data_pipeline import files, progress
 from errors import UserError, exit_on_user_error, parse_flags
 from evaluation import load
 from training import compilation_cache, sharding
@@ -57,6 +57,8 @@ def main(argv):
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     for task in _TASK.value:
         fewshot.check_task(task)
+    if _OUT.value:
+        files.make_writable(_OUT.value)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
     results = []
     names = fewshot.name_checkpoints(_CHECKPOINT.value)

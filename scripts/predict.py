@@ -17,7 +17,7 @@ import sys
 import jax
 from absl import app, flags
 
-from data_pipeline import loader, progress, tasks
+from data_pipeline import files, loader, progress, tasks
 from data_pipeline.tasks import choices, task_files
 from errors import UserError, exit_on_user_error, one_of, parse_flags
 from evaluation import (
@@ -53,6 +53,7 @@ def main(argv):
     compilation_cache.enable()
     if len(argv) > 1:
         raise UserError(f"Unexpected argument {argv[1]!r}: flags look like --data.path=PATH.")
+    files.make_writable(_OUT.value)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
     given = {flag.name: flag.value for flag in (_TASK, _PATH) if flag.value is not None}
     model = load.load(

@@ -147,3 +147,12 @@ def test_fewshot(gpt_workdir, tmp_path):
     assert page.endswith(found) and "`python scripts/fewshot.py --checkpoint=" in page
     error = run("fewshot.py", *args[:2], f"--data={tmp_path / 'no'}", status=2)
     assert "There is no folder" in error and error.splitlines()[-1].startswith("error: ")
+
+
+def test_predict_looks_at_the_folder_of_its_files_first(tmp_path):
+    """Before the checkpoint, which is not there either."""
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "folder"
+    nowhere = tmp_path / "nowhere"
+    error = run("predict.py", f"--checkpoint={nowhere}", f"--out={out}", status=2)
+    assert f"{out} cannot be written" in error and error.count("\n") == 1
