@@ -67,28 +67,18 @@ def read(path: str | os.PathLike, task: str, questions: Sequence[choices.Questio
     """
     path = pathlib.Path(path).expanduser()
     lines = task_files.read_text(path).splitlines()
+    ids = [question.id for question in questions]
     if ENDINGS[task] == ".lst":
-        if len(lines) != len(questions):
+        if len(lines) != len(ids):
             raise UserError(
-                f"{path} has {len(lines)} answers for {len(questions)} questions: it belongs to "
-                "another data set or split."
+                f"{path} has {len(lines)} answers for {len(ids)} questions: it belongs to another "
+                "data set or split."
             )
-        said = {question.id: line for question, line in zip(questions, lines, strict=True)}
+        said = lines
     else:
-        said = _by_id(path, task, lines)
-    if strange := said.keys() - {question.id for question in questions}:
-        raise UserError(
-            f"{path} answers the question {min(strange)}, which is not among the "
-            f"{len(questions)} that were asked: it belongs to another data set or split."
-        )
-    if missing := [question.id for question in questions if question.id not in said]:
-        raise UserError(
-            f"{path} lacks {len(missing)} of {len(questions)} answers, the first of them to "
-            f"{missing[0]}: answer all questions."
-        )
+        said = scoring.by_id(path, _answers(path, task, lines), ids)
     found = []
-    for question in questions:
-        answer = said[question.id].strip()
+    for question, answer in zip(questions, map(str.strip, said), strict=True):
         if answer not in question.keys:
             raise UserError(
                 f"{path} answers {question.id} with {answer!r}: it must be one of "
@@ -98,8 +88,8 @@ def read(path: str | os.PathLike, task: str, questions: Sequence[choices.Questio
     return found
 
 
-def _by_id(path, task, lines):
-    said = {}
+def _answers(path, task, lines):
+    """Yields the id and the answer in each line."""
     for number, line in enumerate(lines, 1):
         try:
             if ENDINGS[task] == ".csv":
@@ -112,10 +102,7 @@ def _by_id(path, task, lines):
             raise UserError(
                 f"Line {number} of {path} is {line[:60]!r}: for {task} it must be {wanted}."
             ) from error
-        if identity in said:
-            raise UserError(f"{path} answers {identity} twice: keep one of the answers.")
-        said[identity] = answer
-    return said
+        yield identity, answer
 
 
 def score(

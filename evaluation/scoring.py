@@ -1,14 +1,16 @@
 """The metrics of tasks: those of GLUE (Wang et al., ICLR 2019, table 1), as fractions of 1."""
 
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
 
 from data_pipeline import pipeline, tokenizers
 from data_pipeline.tasks import choices, text_to_text
-from errors import one_of
+from errors import UserError, one_of
 from evaluation import answers, evaluate
 
 Score = Callable[[np.ndarray, np.ndarray], float]  # (predictions [B], targets [B])
@@ -128,3 +130,34 @@ def score(
     predictions, targets = np.asarray(predictions), np.asarray(targets)
     names = TASK_METRICS[one_of("task", task, TASK_METRICS)]
     return {name: METRICS[name](predictions, targets) for name in names}
+
+
+def by_id(path: str | os.PathLike, found: Iterable[tuple[str, Any]], ids: Sequence[str]) -> list:
+    """Returns what a file predicts for each of some examples.
+
+    Args:
+      path: of the file.
+      found: the ids and predictions in it, in any order.
+      ids: of the examples.
+
+    Raises:
+      UserError: for an id that comes twice, is none of the examples', or is missing.
+    """
+    said = {}
+    for key, value in found:
+        if key in said:
+            raise UserError(f"{path} predicts {key} twice: keep one of the predictions.")
+        said[key] = value
+    known = set(ids)
+    for key in said:
+        if key not in known:
+            raise UserError(
+                f"{path} predicts {key}, which is not among the {len(ids)} examples: it belongs to "
+                "another data set or split."
+            )
+    if missing := [key for key in ids if key not in said]:
+        raise UserError(
+            f"{path} lacks {len(missing)} of {len(ids)} predictions, the first of them for "
+            f"{missing[0]}: predict all examples."
+        )
+    return [said[key] for key in ids]

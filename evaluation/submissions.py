@@ -67,12 +67,12 @@ def write(
     return path
 
 
-def read(path: str | os.PathLike, task: str) -> dict[str, float]:
-    """Reads a file of predictions: id -> class number or score.
+def read(path: str | os.PathLike, task: str, ids: Sequence[str]) -> list[float]:
+    """Reads a file of predictions: the class number or score of each example.
 
     Raises:
-      UserError: for another header, a line without two fields, an index that comes twice, and what
-        is no class or number of the task.
+      UserError: for another header, a line without two fields, what is no class or number of the
+        task, and for predictions that are not one for each of the examples.
     """
     path, classes = pathlib.Path(path).expanduser(), glue.TASKS[task].classes
     lines = task_files.read_text(path).removesuffix("\n").split("\n")
@@ -81,14 +81,12 @@ def read(path: str | os.PathLike, task: str) -> dict[str, float]:
             f"{path} begins with {lines[0][:60]!r}: its columns must be 'index' and 'prediction', "
             "with a tab between them."
         )
-    found: dict[str, float] = {}
+    found = []
     for number, line in enumerate(lines[1:], start=2):
         fields = line.rstrip("\r").split("\t")
         if len(fields) != len(HEADER):
             raise UserError(f"Line {number} of {path} has {len(fields)} fields instead of 2.")
         index, said = fields
-        if index in found:
-            raise UserError(f"{path} has the index {index} twice: keep one of its predictions.")
         value = classes.index(said) if said in classes else None
         if not classes:
             value = glue.parse_score(said)
@@ -97,8 +95,8 @@ def read(path: str | os.PathLike, task: str) -> dict[str, float]:
             raise UserError(
                 f"Line {number} of {path} predicts {said!r}: for {task} it must be {wanted}."
             )
-        found[index] = float(value)
-    return found
+        found.append((index, float(value)))
+    return scoring.by_id(path, found, ids)
 
 
 def score(
@@ -113,32 +111,13 @@ def score(
       split: which examples were predicted.
 
     Raises:
-      UserError: as `read`, and where the predictions are not those of these examples, or these have
-        no labels.
+      UserError: as `read`, and where the examples have no labels.
     """
-    found = read(predictions, one_of("task", task, FILES))
-    examples = glue.read(glue.TASKS[task], path, split)
+    examples = glue.read(glue.TASKS[one_of("task", task, FILES)], path, split)
     if any(example.label is None for example in examples):
         raise UserError(
             f"The labels of the {split} split of {task} are not public: score split=valid, or "
             "send the file to GLUE's server."
         )
-    ids = [example.id for example in examples]
-    where = f"the {len(ids)} examples of the {split} split of {task}"
-    if strange := set(found) - set(ids):
-        raise UserError(
-            f"{predictions} predicts the index {min(strange, key=_by_number)}, which is not among "
-            f"{where}: it belongs to another data set or split."
-        )
-    if missing := [index for index in ids if index not in found]:
-        raise UserError(
-            f"{predictions} lacks {len(missing)} of {where}, the first of them index {missing[0]}: "
-            "predict them all."
-        )
-    return scoring.score(
-        task, [found[index] for index in ids], [example.label for example in examples]
-    )
-
-
-def _by_number(index):
-    return (0, int(index)) if index.isdecimal() else (1, index)
+    found = read(predictions, task, [example.id for example in examples])
+    return scoring.score(task, found, [example.label for example in examples])

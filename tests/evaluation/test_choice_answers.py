@@ -56,9 +56,9 @@ def test_scores(tmp_path):
 @pytest.mark.parametrize(
     ("task", "text", "message"),
     [
-        ("arc-easy", "q1,A\nq3,B\n", "answers the question q3, which is not among the 2 that"),
-        ("arc-easy", "q1,A\n", "lacks 1 of 2 answers, the first of them to q2"),
-        ("arc-easy", "q1,A\nq1,B\n", "answers q1 twice"),
+        ("arc-easy", "q1,A\nq3,B\n", "predicts q3, which is not among the 2 examples"),
+        ("arc-easy", "q1,A\n", "lacks 1 of 2 predictions, the first of them for q2"),
+        ("arc-easy", "q1,A\nq1,B\n", "predicts q1 twice"),
         ("arc-easy", "q1,A\nq2,D\n", "answers q2 with 'D': it must be one of A, B, C"),
         ("arc-easy", "q1,A\nq2 B\n", "Line 2 of .* is 'q2 B': for arc-easy it must be id,answer"),
         ("arc-easy", "q1,A\n\n", "Line 2 of .* is ''"),
