@@ -1,14 +1,12 @@
 """From a config to datasets whose rows are pure functions of (seed, index).
 
 `prepare_data` makes what is missing in the cache: the vocabulary, the corpus, and the example
-records of a pipeline (see rows.py). What it returns needs the files only.
+records of a pipeline (see example_records.py). What it returns needs the files only.
 """
 
 import dataclasses
-import itertools
 import os
 import pathlib
-import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ import numpy as np
 from data_pipeline import corpus as corpora
 from data_pipeline import (
     corruption,
+    example_records,
     files,
     mixture,
     noise,
@@ -29,11 +28,9 @@ from data_pipeline import (
     tokenizer_training,
     tokenizers,
 )
-from data_pipeline import records as record_files
 from data_pipeline.tasks import choice, classification, gpt, spans, squad, text_to_text
 from errors import UserError, one_of
 
-VERSION = 2  # of the example records; part of the name of their cache folder
 PIPELINES = {
     "masked_lm": rows.MaskedLM,
     "causal_stream": rows.CausalStream,
@@ -158,7 +155,7 @@ def prepare_data(
     )
     train, valid = (
         Dataset(pipeline, records, config.seed, training=split == "train")
-        for split, records in prepare_examples(
+        for split, records in example_records.prepare_examples(
             corpus, pipeline, cache / "examples", seed=config.seed, progress=progress
         ).items()
     )
@@ -329,83 +326,3 @@ def _check_vocabulary(tokenizer, config):
             f"{config.data.tokenizer.path} has {size} tokens but model.vocab_size is {table}: "
             f"set model.vocab_size to {size}, or give the vocabulary that belongs to the model."
         )
-
-
-def prepare_examples(
-    corpus: corpora.Corpus,
-    pipeline: rows.Pipeline,
-    cache: pathlib.Path,
-    *,
-    seed: int,
-    workers: int | None = None,
-    progress: corpora.Progress | None = None,
-) -> dict[str, record_files.Records]:
-    """Writes the example records of each corpus shard, unless a run before has done so.
-
-    A file of records gets its name when it is whole, so a restart goes on at the first shard that
-    is not done; the manifest is written last.
-
-    Args:
-      corpus: finished shards of documents.
-      pipeline: what cuts them.
-      cache: the folder of all example folders; the name of ours is a hash of all that is in it.
-      seed: of the random choices.
-      workers: processes; default: one for each core.
-      progress: called with ("examples", shards done, shards in all).
-
-    Returns:
-      The records of "train" and "valid".
-    """
-    key = {
-        "version": VERSION,
-        "pipeline": type(pipeline).__name__,
-        "recipe": pipeline.recipe,
-        "seed": seed,
-        "corpus": corpus.manifest,
-    }
-    directory = cache / files.content_hash(**key)
-    shards = {
-        split: [(shard, directory / pathlib.Path(shard).name) for shard in corpus.shards(split)]
-        for split in corpora.SPLITS
-    }
-    with files.exclusive(directory):
-        if not (directory / "manifest.json").exists():
-            jobs = [
-                # Held-out documents are cut once: more passes would measure the same text again.
-                _Job(pipeline, shard, path, seed, pipeline.passes if split == "train" else 1)
-                for split, pairs in shards.items()
-                for shard, path in pairs
-            ]
-            files.remove_temporaries(directory)
-            _run(jobs, min(workers or files.cores(), len(shards["train"])), progress)
-            files.write_json(directory / "manifest.json", key)
-    return {
-        split: record_files.Records([path for _, path in pairs]) for split, pairs in shards.items()
-    }
-
-
-class _Job(NamedTuple):
-    pipeline: rows.Pipeline
-    shard: str  # of the corpus
-    path: pathlib.Path  # of the records
-    seed: int
-    passes: int
-
-
-def _run(jobs, workers, progress):
-    """Does the jobs whose files are not there yet, in other processes if there is more than one."""
-    pending = [job for job in jobs if not job.path.exists()]
-    results = files.map_in_any_order(_write_shard, pending, workers)
-    for done, _ in enumerate(results, len(jobs) - len(pending) + 1):
-        if progress:
-            progress("examples", done, len(jobs))
-
-
-def _write_shard(job):
-    """Writes the records of one shard, all passes."""
-    documents = [record_files.decode_arrays(record) for record in record_files.Records([job.shard])]
-    passes = (
-        job.pipeline.write(documents, random.Random(f"{job.seed}/{job.path.name}/{i}"))
-        for i in range(job.passes)
-    )
-    record_files.write_records(job.path, itertools.chain.from_iterable(passes))

@@ -19,20 +19,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from errors import UserError
+from evaluation import token_choice
 from model import attention, stack
 
 Prompts = Sequence[Sequence[int]]
-
-
-class Choice(NamedTuple):
-    """How the next token is chosen from its scores; everything is traced."""
-
-    temperature: Float[Array, ""]  # 0: the most likely token
-    top_k: Int[Array, ""]  # 0: all
-    top_p: Float[Array, ""]  # 1: all
 
 
 class Limits(NamedTuple):
@@ -91,7 +84,7 @@ def sample(
     _require(0 < top_p <= 1, f"top_p={top_p} must be in (0, 1].")
     _require(samples >= 1, f"samples={samples} must be at least 1.")
     limits = _limits(objective, prompts, max_tokens, eot_id, vocab_size)
-    choice = Choice(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
+    choice = token_choice.Choice(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
     # Not the default generator: `rbg` draws other numbers when it is mapped over rows.
     key = jax.random.key(seed, impl="threefry2x32")
 
@@ -162,33 +155,6 @@ def bucket(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
-def choose(logits: Float[Array, "B V"], keys: Key[Array, "B"], choice: Choice) -> Int[Array, "B"]:
-    """Chooses a token for each row; a row's choice depends on its own scores and key only."""
-
-    def draw():
-        scores = logits / choice.temperature
-        restricted = (choice.top_k > 0) | (choice.top_p < 1)
-        # Sorting the vocabulary costs more than a small model's step: only where it is asked for.
-        scores = jax.lax.cond(restricted, lambda: _restrict(scores, choice), lambda: scores)
-        return jax.vmap(jax.random.categorical)(keys, scores)
-
-    def best():
-        return jnp.argmax(logits, axis=-1)
-
-    return jax.lax.cond(choice.temperature == 0, best, draw)
-
-
-def _restrict(scores, choice):
-    """Sets scores outside of the top k and of the nucleus to -inf; ties with the last one stay."""
-    ranked = jnp.sort(scores, axis=-1, descending=True)
-    top = jnp.arange(scores.shape[-1]) < jnp.where(choice.top_k > 0, choice.top_k, scores.shape[-1])
-    p = jax.nn.softmax(ranked, axis=-1, where=top)
-    before = jnp.cumsum(p, axis=-1) - p
-    kept = top & ((before < choice.top_p) | (choice.top_p == 1))  # rounding may sum to more than 1
-    least = jnp.where(kept, ranked, jnp.inf).min(axis=-1, keepdims=True)
-    return jnp.where(scores < least, -jnp.inf, scores)
-
-
 # On the device
 
 
@@ -237,7 +203,7 @@ def _sample(objective, params, tokens, lengths, real, keys, choice, limits, samp
 
     def pick(logits, step):
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        return choose(logits, step_keys, choice)
+        return token_choice.choose(logits, step_keys, choice)
 
     begun = _begin(objective, params, tokens, lengths, samples, room)
     done = jnp.repeat(~real, samples)

@@ -12,7 +12,33 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def consecutive(
+def read(
+    scores: Float[Array, "B H T+P R"],
+    start: Int[Array, ""] | int,
+    query_starts: Int[Array, "B P"],
+    keys: int,
+    columns: int,
+) -> Float[Array, "B H T+P S"]:
+    """Returns each query's scores of all keys.
+
+    Args:
+      scores: by distance: those of the tokens, then those of queries at places of their own.
+      start: the column of the distance from token 0 to key 0.
+      query_starts: that from each query to key 0.
+      keys: S.
+      columns: that are read from; those past the R hold what is never seen.
+    """
+    scores = jnp.pad(scores, ((0, 0),) * 3 + ((0, columns - scores.shape[-1]),))
+    queries = query_starts.shape[1]
+    tokens = scores.shape[2] - queries
+    content = _consecutive(scores[:, :, :tokens], start, keys)
+    if not queries:
+        return content
+    found = _gathered(scores[:, :, tokens:], query_starts, keys)
+    return jnp.concatenate([content, found], axis=2)
+
+
+def _consecutive(
     scores: Float[Array, "B H T R"], start: Int[Array, ""] | int, keys: int
 ) -> Float[Array, "B H T S"]:
     """Reads `keys` columns of each row i from column start - i on.
@@ -26,7 +52,7 @@ def consecutive(
     return jax.lax.dynamic_slice_in_dim(rows, start - (T - 1), keys, axis=-1)
 
 
-def gathered(
+def _gathered(
     scores: Float[Array, "B H P R"], starts: Int[Array, "B P"], keys: int
 ) -> Float[Array, "B H P S"]:
     """Reads `keys` columns of each query from a column of its own on."""

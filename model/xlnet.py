@@ -24,6 +24,8 @@ from jaxtyping import Array, Bool, Float, Int
 from model import attention, layers, stack, transformer
 from model import distances as distances_lib
 
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(transformer.TransformerConfig):
@@ -102,7 +104,6 @@ class RelativeAttention(nn.Module):
         """Returns [B T+P D] and, given a layer's (keys, values, distances, length), the new two."""
         c = self.config
         init = layers.INITIALIZERS[c.init](c.init_std)
-        tokens = x.shape[1] - view.query_starts.shape[1]  # T
 
         def project(name, x):
             axes, features = ("embed", "heads", "head_width"), (c.heads, c.head_width)
@@ -112,7 +113,7 @@ class RelativeAttention(nn.Module):
         def constrain(y):
             return nn.with_logical_constraint(y, ("act_batch", "act_length", "act_heads", None))
 
-        content = x[:, :tokens]
+        content = x[:, : x.shape[1] - view.query_starts.shape[1]]
         if memory is not None:
             content = jnp.concatenate([memory, content], axis=1)
         q = constrain(project("query", x))
@@ -131,10 +132,9 @@ class RelativeAttention(nn.Module):
 
         shape, axes = (2, c.heads, c.head_width), (None, "heads", "head_width")
         segments = layers.param(self, "segments", init, shape, axes).astype(q.dtype)
-        product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-        scores = product("bthk,bshk->bhts", biased("content_bias"), k)
-        scores += self._by_distance(biased("distance_bias"), distances, view, tokens, k.shape[1])
-        same, other = product("bthk,xhk->xbht", biased("segment_bias"), segments)[..., None]
+        scores = _product("bthk,bshk->bhts", biased("content_bias"), k)
+        scores += self._by_distance(biased("distance_bias"), distances, view, k.shape[1])
+        same, other = _product("bthk,xhk->xbht", biased("segment_bias"), segments)[..., None]
         scores = (scores + jnp.where(view.same, same, other)) * c.head_width**-0.5
         weights = jax.nn.softmax(jnp.where(view.allowed, scores, attention.MASKED), axis=-1)
         # What sees nothing attends to nothing: the first of an order would average all tokens,
@@ -147,20 +147,15 @@ class RelativeAttention(nn.Module):
         out = layers.Dense((c.width,), axes, out_init, self.types, bias=False, name="out")
         return out(y.astype(self.types.compute)), cached
 
-    def _by_distance(self, q, distances, view, tokens, keys):
+    def _by_distance(self, q, distances, view, keys):
         """Returns the float32 scores [B H T+P S] of how far each query is from each key."""
-        product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
         if view.negated is None:
-            scores = product("bthk,rhk->bhtr", q, distances[0])
+            scores = _product("bthk,rhk->bhtr", q, distances[0])
         else:
             chosen = jnp.where(view.negated[:, None, None, None], distances[1], distances[0])
-            scores = product("bthk,brhk->bhtr", q, chosen)
-        scores = jnp.pad(scores, ((0, 0),) * 3 + ((0, view.columns - scores.shape[-1]),))
-        content = distances_lib.consecutive(scores[:, :, :tokens], view.content_start, keys)
-        if tokens == q.shape[1]:
-            return content
-        queries = distances_lib.gathered(scores[:, :, tokens:], view.query_starts, keys)
-        return jnp.concatenate([content, queries], axis=2)
+            scores = _product("bthk,brhk->bhtr", q, chosen)
+        starts = view.content_start, view.query_starts
+        return distances_lib.read(scores, *starts, keys, view.columns)
 
 
 class Block(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 from array_record.python import array_record_module
 
 from configs import common
-from data_pipeline import pipeline, records
+from data_pipeline import example_records, pipeline, records
 from errors import UserError
 from model import batch as batches
 
@@ -46,7 +46,7 @@ def make(tmp_path, small_corpus, data, tokenizer):
 
     def make_records(kind="masked_lm", seed=0, **options):
         made = pipeline.PIPELINES[kind](data, tokenizer)
-        return made, pipeline.prepare_examples(
+        return made, example_records.prepare_examples(
             small_corpus, made, tmp_path / "cache", seed=seed, **options
         )
 

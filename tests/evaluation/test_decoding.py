@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from errors import UserError
-from evaluation import decoding
+from evaluation import decoding, token_choice
 from model import objectives
 
 PROMPTS = [[5, 9, 2, 7, 7], [3], [8, 1, 30, 12, 4, 4, 31, 22, 9, 10, 11, 2, 6], [39, 38]]
 EOT = 0
-choose = jax.jit(decoding.choose)
+choose = jax.jit(token_choice.choose)
 
 
 def slow_scores(model, length=64):
@@ -60,7 +60,7 @@ def test_equals_recomputing_every_token_without_a_cache(decoder, temperature, to
         *decoder, PROMPTS, max_tokens=12, eot_id=EOT, samples=2, seed=4, **options
     )
     scores = slow_scores(decoder)
-    choice = decoding.Choice(**{name: jnp.asarray(value) for name, value in options.items()})
+    choice = token_choice.Choice(**{name: jnp.asarray(value) for name, value in options.items()})
     for row, prompt in enumerate(PROMPTS):
         for sample in range(2):
             assert found[row][sample] == slow_sample(
@@ -111,7 +111,7 @@ def test_draws_depend_on_seed_row_sample_and_token_only(gpt):
 
 def draws(logits, count, **options):
     options = dict(temperature=1.0, top_k=0, top_p=1.0) | options
-    choice = decoding.Choice(**{name: jnp.asarray(value) for name, value in options.items()})
+    choice = token_choice.Choice(**{name: jnp.asarray(value) for name, value in options.items()})
     keys = jax.random.split(jax.random.key(0), count)
     tokens = choose(jnp.tile(logits, (count, 1)), keys, choice)
     return np.bincount(np.asarray(tokens), minlength=len(logits))
