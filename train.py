@@ -15,7 +15,6 @@ import pathlib
 import signal
 import sys
 
-import flax.linen as nn
 import jax
 import ml_collections
 from absl import app, flags
@@ -25,17 +24,8 @@ from ml_collections import config_flags
 import errors
 from data_pipeline import loader, pipeline, progress
 from evaluation import evaluate, scoring
-from model import objectives
-from training import (
-    checkpoint,
-    compilation_cache,
-    optimizer,
-    sharding,
-    telemetry,
-    warm_start,
-)
-from training import state as state_lib
-from training import step as step_lib
+from training import checkpoint, compilation_cache, sharding, telemetry, warm_start
+from training import setup as setup_lib
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files.")
@@ -61,23 +51,17 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     workdir = pathlib.Path(workdir).expanduser().absolute()
 
     # What to train, and how.
-    warm_start.complete(config)
-    mesh = sharding.make_mesh(config.mesh)
-    loader.check_batch(config.batch_size, config.microbatches, mesh)
-    sizes = loader.sizes(config)
-    rules = sharding.check_rules(config.rules)
-    objective = objectives.build(config, mesh.devices.flat[0].platform)
-    schedule = optimizer.schedule(config.optim, config.total_steps)
-    init = state_lib.Init(objective, optimizer.build(config.optim, config.total_steps))
+    setup = setup_lib.prepare(config)
+    mesh, objective, sizes = setup.mesh, setup.objective, setup.sizes
     _check_intervals(config)
 
     # The text: vocabulary, shards and examples are made where they are missing.
     with progress.shown() as report:
         data = pipeline.prepare_data(config, workdir / "tokenizer", report)
 
-    with _sigterm() as terminated, jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+    with _sigterm() as terminated, setup.placed():
         # The state: restored, or made in place and perhaps filled with weights that exist.
-        abstract = init.abstract(mesh, rules)
+        abstract = setup.abstract()
         checkpoints = checkpoint.Checkpointer(
             workdir / "checkpoints",
             keep=config.checkpoint.keep,
@@ -88,7 +72,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         meta["batch_ramp"] = config.batch_ramp.to_dict()
         restored = checkpoints.restore(abstract)
         if restored is None:
-            state = init.sharded(jax.random.key(config.seed), abstract)
+            state = setup.init.sharded(jax.random.key(config.seed), abstract)
             params = warm_start.load_params(config, state.params, data.tokenizer)
             state = state.replace(params=params)
         else:
@@ -97,14 +81,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
         first = int(state.step)
 
         # The step, compiled for this mesh.
-        shardings, whole = jax.tree.map(lambda x: x.sharding, abstract), sharding.replicated(mesh)
-        train_step = jax.jit(
-            step_lib.make_train_step(objective, init.optimizer, schedule, config.microbatches),
-            donate_argnums=0,
-            out_shardings=(shardings, whole),
-        )
+        train_step = setup.train_step(abstract)
         eval_step = jax.jit(
-            evaluate.make_step(objective, config, data.tokenizer), out_shardings=whole
+            evaluate.make_step(objective, config, data.tokenizer),
+            out_shardings=sharding.replicated(mesh),
         )
         batches = functools.partial(loader.Loader, mesh=mesh, batch_size=config.batch_size)
 

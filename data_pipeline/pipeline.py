@@ -94,6 +94,22 @@ class Data(NamedTuple):
     asked: spans.Windows | text_to_text.Asked | None = None
 
 
+def chosen(config: ml_collections.ConfigDict) -> type:
+    """Returns the config's entry of PIPELINES.
+
+    Raises:
+      UserError: if there is none, or rows are longer than the model's positions.
+    """
+    data = config.data
+    kind = PIPELINES[one_of("data.pipeline", data.pipeline, PIPELINES)]
+    if data.length > config.model.max_positions:
+        raise UserError(
+            f"data.length={data.length} is longer than model.max_positions="
+            f"{config.model.max_positions}: lower the first or raise the second."
+        )
+    return kind
+
+
 def prepare_data(
     config: ml_collections.ConfigDict,
     tokenizer_dir: str | os.PathLike | None = None,
@@ -115,13 +131,7 @@ def prepare_data(
     Raises:
       UserError: for anything in the config that does not fit the text, the vocabulary or the model.
     """
-    data = config.data
-    kind = PIPELINES[one_of("data.pipeline", data.pipeline, PIPELINES)]
-    if data.length > config.model.max_positions:
-        raise UserError(
-            f"data.length={data.length} is longer than model.max_positions="
-            f"{config.model.max_positions}: lower the first or raise the second."
-        )
+    data, kind = config.data, chosen(config)
     cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
     if data.pipeline in ("spans", "squad_text"):
         return _squad_data(kind, config, cache, tokenizer_dir, training, split)

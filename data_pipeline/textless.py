@@ -3,6 +3,7 @@
 Letters: `B` rows, `T` tokens.
 """
 
+import functools
 import hashlib
 import math
 import pathlib
@@ -71,13 +72,21 @@ class Images:
         """Takes the data section of a config.
 
         Raises:
-          UserError: for a file that is missing or holds something else.
+          UserError: for a share of held-out images that leaves none.
         """
         self.length = data.length
         if not 0 < data.valid_fraction < 1:
             raise UserError(f"data.valid_fraction={data.valid_fraction} must be between 0 and 1.")
-        self.valid_fraction = data.valid_fraction
-        path = pathlib.Path(data.source).expanduser()
+        self.valid_fraction, self.source = data.valid_fraction, data.source
+
+    @functools.cached_property
+    def images(self) -> np.ndarray:
+        """All images, uint8; opened when they are first asked for.
+
+        Raises:
+          UserError: for a file that is missing or holds something else.
+        """
+        path = pathlib.Path(self.source).expanduser()
         try:
             images = np.load(path, mmap_mode="r")
             if isinstance(images, np.lib.npyio.NpzFile):
@@ -85,23 +94,23 @@ class Images:
                 images = images[name]
         except (OSError, ValueError, EOFError) as error:
             raise UserError(
-                f"data.source={data.source} must be a file .npy or .npz with one array of images: "
+                f"data.source={self.source} must be a file .npy or .npz with one array of images: "
                 f"{error}."
             ) from error
         shape = list(images.shape)
-        if images.dtype != np.uint8 or len(shape) != 4 or math.prod(shape[1:]) != data.length:
+        if images.dtype != np.uint8 or len(shape) != 4 or math.prod(shape[1:]) != self.length:
             raise UserError(
-                f"{path} holds {images.dtype} {shape}, but data.length={data.length} needs uint8 "
+                f"{path} holds {images.dtype} {shape}, but data.length={self.length} needs uint8 "
                 "[images, height, width, 3] with height x width x 3 equal to it: give other images "
                 "or another length."
             )
-        self.images = images
+        return images
 
     def records(self, split: str) -> Sequence[bytes]:
         """Returns the images of a split.
 
         Raises:
-          UserError: if there is none.
+          UserError: if there is none, or see `images`.
         """
         held_out = np.array([self._is_held_out(image) for image in self.images])
         found = np.flatnonzero(held_out == (split == "valid"))

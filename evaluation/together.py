@@ -9,7 +9,6 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -18,9 +17,8 @@ import optax
 from data_pipeline import loader, pipeline
 from errors import UserError
 from evaluation import evaluate, scoring
-from model import objectives
-from training import checkpoint, optimizer, sharding, telemetry, warm_start
-from training import state as state_lib
+from training import checkpoint, telemetry, warm_start
+from training import setup as setup_lib
 from training import step as step_lib
 
 FREE = ("seed", "optim.lr")  # what may differ
@@ -45,16 +43,10 @@ def train(
     config = configs[0]
     for one in configs:
         warm_start.complete(one)
-    mesh = sharding.make_mesh(config.mesh)
-    loader.check_batch(config.batch_size, config.microbatches, mesh)
-    sizes = loader.sizes(config)
-    rules = sharding.check_rules(config.rules)
-    objective = objectives.build(config, mesh.devices.flat[0].platform)
-    unit = ml_collections.ConfigDict(config.optim.to_dict() | {"lr": 1.0})
-    # Every schedule is proportional to lr.
-    schedule = optimizer.schedule(unit, config.total_steps)
-    optim = optimizer.build(unit, config.total_steps)
-    init = state_lib.Init(objective, optim)
+    unit = config.copy_and_resolve_references()
+    unit.optim.lr = 1.0  # every schedule is proportional to it
+    setup = setup_lib.prepare(unit)
+    mesh, objective, sizes, optim = setup.mesh, setup.objective, setup.sizes, setup.init.optimizer
     data = [
         pipeline.prepare_data(one, workdir / "tokenizer")
         for one, workdir in zip(configs, workdirs, strict=True)
@@ -67,15 +59,15 @@ def train(
 
         scaled = optax.GradientTransformation(optim.init, update)
         make = step_lib.make_train_step
-        return make(objective, scaled, lambda step: lr * schedule(step), config.microbatches)(
+        return make(objective, scaled, lambda step: lr * setup.schedule(step), config.microbatches)(
             state, batch, key
         )
 
-    with jax.set_mesh(mesh), nn.logical_axis_rules(rules), contextlib.ExitStack() as stack:
+    with setup.placed(), contextlib.ExitStack() as stack:
         states = []
-        abstract = init.abstract(mesh, rules)
+        abstract = setup.abstract()
         for one, d in zip(configs, data, strict=True):
-            state = init.sharded(jax.random.key(one.seed), abstract)
+            state = setup.init.sharded(jax.random.key(one.seed), abstract)
             params = warm_start.load_params(one, state.params, d.tokenizer)
             states.append(state.replace(params=params))
         states = jax.tree.map(lambda *x: jnp.stack(x), *states)

@@ -28,6 +28,7 @@ FLOORS = {
     "data_pipeline.tasks": 2,
     "data_pipeline.pipeline": 2,
     "data_pipeline.loader": 3,
+    "data_pipeline.shapes": 3,
     "training": 6,
     "evaluation": 7,
     "scripts": 8,

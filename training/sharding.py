@@ -26,7 +26,8 @@ def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = 
       devices: all devices of the job by default.
 
     Raises:
-      UserError: if the sizes do not multiply to the number of devices.
+      UserError: if the sizes do not multiply to the number of devices, or cannot be laid over the
+        torus in which these are connected.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {axis: int(config[axis]) for axis in AXES}
@@ -41,9 +42,15 @@ def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = 
             f"config.mesh ({written}) does not fit {len(devices)} device(s): the sizes must "
             "multiply to that number; set one of them to -1 to fill it in."
         )
-    return jax.make_mesh(
-        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    types = (AxisType.Auto,) * len(AXES)
+    try:
+        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
+    except NotImplementedError as error:  # an axis of the mesh is made of whole axes of the torus
+        torus = "x".join(str(1 + max(places)) for places in zip(*(d.coords for d in devices)))
+        raise UserError(
+            f"config.mesh ({written}) cannot be laid over a torus of {torus} chips: each size must "
+            "be a product of some of these."
+        ) from error
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
