@@ -1,0 +1,389 @@
+"""What a train step will need and how long it will take, from the program that the compiler makes.
+
+The step is the one of train.py, compiled for devices that may be elsewhere (topologies.py), from
+shapes alone: no text is read and no weight is made.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import importlib.metadata
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from data_pipeline import loader, shapes
+from training import chips, hlo
+from training import setup as setup_lib
+
+_PACKAGES = ("jax", "jaxlib", "flax", "libtpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device; None: the compiler refused, and says only how much it needed in all.
+
+    Attributes:
+      parameters, optimizer: of the state.
+      batch: the rows, and what layouts pad all of these with.
+      gradients: like the parameters; all of them live when their norm is known.
+      activations: all other temporaries.
+      outputs: what is not written in place of the donated state.
+      code: the program.
+      limit: what the device has; None: not in training/chips.py.
+      needed: all together, as the compiler has it.
+    """
+
+    parameters: int
+    optimizer: int
+    batch: int | None
+    gradients: int
+    activations: int | None
+    outputs: int | None
+    code: int | None
+    needed: int
+    limit: int | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether there is room; None if the limit is not known."""
+        return None if self.limit is None else self.needed <= self.limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Communication:
+    """All collectives of one kind along the same axes, in one step.
+
+    Attributes:
+      kind: all-gather, ...
+      axes: of the mesh.
+      instructions: in the program.
+      runs: of them, in loops as often as these run.
+      bytes: of the whole arrays that a device gathers, or gives to be reduced.
+      seconds: at the speed of the links; None: not in training/chips.py.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    instructions: int
+    runs: float
+    bytes: float
+    seconds: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds of a step by each of the roofs, at the speeds of the data sheets.
+
+    Attributes:
+      compute: of the model's operations, nothing computed twice.
+      recompute: of what the backward pass computes again, at most a forward pass.
+      memory: from and to the HBM.
+      interconnect: of the collectives, one after another.
+    """
+
+    compute: float
+    recompute: float
+    memory: float
+    interconnect: float
+
+    @property
+    def least(self) -> float:
+        """If each goes on beside the others, and nothing is computed twice."""
+        return max(self.compute, self.memory, self.interconnect)
+
+    @property
+    def most(self) -> float:
+        """If none does."""
+        return self.compute + self.recompute + self.memory + self.interconnect
+
+    @property
+    def bottleneck(self) -> str:
+        """The highest roof."""
+        names = ("compute", "memory", "interconnect")
+        return max(names, key=lambda name: getattr(self, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the compiler and the data sheets say about a config.
+
+    Attributes:
+      device: its kind, in JAX's words.
+      mesh: devices by axis.
+      parameters: how many there are.
+      steps: full ones; a batch that grows makes fewer of them than config.total_steps.
+      tokens: of a full batch, padding included.
+      flops: of the model in a step, forward and backward, over all devices.
+      memory: see there.
+      communication: none if the compiler refused, and so for what follows.
+      traffic: bytes from and to the HBM of a device in a step; loops counted as often as they run.
+      traffic_counted_once: XLA's own number, every loop counted once.
+      times: None for a device that is not in training/chips.py.
+      refusal: what the compiler said where the step does not fit; "": it compiled.
+      program: a hash of the lowered step: that of train.py has the same.
+      versions: of the libraries.
+    """
+
+    device: str
+    mesh: dict[str, int]
+    parameters: int
+    batch_size: int
+    microbatches: int
+    steps: float
+    tokens: int
+    flops: float
+    memory: Memory
+    communication: list[Communication]
+    traffic: float
+    traffic_counted_once: float
+    times: Times | None
+    refusal: str
+    program: str
+    versions: dict[str, str]
+
+    @property
+    def devices(self) -> int:
+        """How many."""
+        return math.prod(self.mesh.values())
+
+    def days(self, seconds: float) -> float:
+        """Returns how long all steps take, at so many seconds each."""
+        return self.steps * seconds / 86400
+
+    def utilization(self, seconds: float) -> float:
+        """Returns the model's share of the peak (MFU), at so many seconds a step."""
+        return self.times.compute / seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all of it, and what follows from it, in JSON's types."""
+        result = dataclasses.asdict(self)
+        result["memory"]["fits"] = self.memory.fits
+        result["devices"] = self.devices
+        if self.times:
+            least, most = self.times.least, self.times.most
+            result["times"] |= {"least": least, "most": most, "bottleneck": self.times.bottleneck}
+            result["days"] = [self.days(least), self.days(most)]
+            result["chip_hours"] = [24 * self.devices * days for days in result["days"]]
+            result["mfu"] = [self.utilization(most), self.utilization(least)]
+        result["advice"] = advice(self)
+        return result
+
+
+def lower(setup: setup_lib.Setup, config: ml_collections.ConfigDict) -> jax.stages.Lowered:
+    """Returns the train step of a config, lowered for the mesh of its setup."""
+    rows = loader.batch_sharding(setup.mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape), x.dtype, sharding=rows)
+        for name, x in shapes.example(config).items()
+    }
+    with setup.placed():
+        abstract = setup.abstract()
+        key = jax.eval_shape(lambda: jax.random.key(config.seed))
+        return setup.train_step(abstract).lower(abstract, batch, key)
+
+
+def make(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Plan:
+    """Compiles a config's train step, and reads what comes out.
+
+    Args:
+      config: a whole config; completed as train.py does.
+      devices: to compile for; default: those of this machine.
+
+    Raises:
+      UserError: for what train.py would refuse before it reads the text.
+    """
+    setup = setup_lib.prepare(config, devices)
+    mesh, objective = setup.mesh, setup.objective
+    lowered = lower(setup, config)
+    row = {name: (config.batch_size, *x.shape) for name, x in shapes.example(config).items()}
+    with setup.placed():
+        state = setup.abstract()
+    kind = mesh.devices.flat[0].device_kind
+    flops = objective.flops(row)
+
+    compiled, refusal = None, ""
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        refusal = str(error).strip()
+    communication, traffic, once, times = [], 0.0, 0.0, None
+    if compiled:
+        program = hlo.Program(compiled.as_text(), mesh.size, config.microbatches)
+        communication = _communication(program.collectives(), mesh)
+        traffic = program.traffic()
+        once = compiled.cost_analysis()["bytes accessed"]
+        times = _times(kind, flops / mesh.size, config.model.get("remat"), traffic, communication)
+    return Plan(
+        device=kind,
+        mesh=dict(mesh.shape),
+        parameters=sum(x.size for x in jax.tree.leaves(state.params)),
+        batch_size=config.batch_size,
+        microbatches=config.microbatches,
+        steps=setup.sizes.before(config.total_steps) / setup.sizes.full,
+        tokens=math.prod(row["tokens"]),
+        flops=flops,
+        memory=_memory(state, compiled and compiled.memory_analysis(), kind, refusal),
+        communication=communication,
+        traffic=traffic,
+        traffic_counted_once=once,
+        times=times,
+        refusal=refusal,
+        program=hashlib.blake2b(lowered.as_text().encode(), digest_size=8).hexdigest(),
+        versions=_versions(),
+    )
+
+
+def _communication(found: Sequence[hlo.Collective], mesh: Mesh) -> list[Communication]:
+    """Adds up the collectives by kind and axes, the largest first."""
+    alike = collections.defaultdict(list)
+    for c in found:
+        alike[c.kind, hlo.axes_of(c.group, mesh.shape)].append(c)
+    known = chips.memory(mesh.devices.flat[0].device_kind) is not None
+    rows = [
+        Communication(
+            kind,
+            axes,
+            instructions=sum(c.count for c in group),
+            runs=sum(c.times for c in group),
+            bytes=sum(c.bytes * c.times for c in group),
+            seconds=sum(_seconds(c, mesh) for c in group) if known else None,
+        )
+        for (kind, axes), group in alike.items()
+    ]
+    return sorted(rows, key=lambda row: -row.bytes)
+
+
+def _seconds(c: hlo.Collective, mesh: Mesh) -> float:
+    """Returns how long a collective takes on all links that its group has to itself.
+
+    Rings of n devices send an array (n - 1) / n times to gather or scatter it, twice that to reduce
+    it for all; an exchange of all with all crosses a quarter of the ring on average.
+    """
+    devices = mesh.devices.ravel()
+    chip = chips.memory(devices[0].device_kind)
+    n, speed = len(c.group), chip.link
+    if c.kind == "collective-permute":
+        return c.times * c.bytes / speed
+    if chip.dims:
+        whole = [1 + max(places) for places in zip(*(d.coords for d in devices))]
+        own = [set(places) for places in zip(*(devices[i].coords for i in c.group))]
+        rings = [
+            2 if len(places) == size and size % chip.closes == 0 else 1
+            for places, size in zip(own, whole)
+            if len(places) > 1
+        ]
+        speed *= sum(rings) or 1
+    rounds = {"all-reduce": 2 * (n - 1) / n, "all-to-all": (n / 4 if chip.dims else (n - 1) / n)}
+    return c.times * c.bytes * rounds.get(c.kind, (n - 1) / n) / speed
+
+
+def _times(kind, flops, remat, traffic, communication) -> Times | None:
+    chip, peak = chips.memory(kind), chips.peak_flops(kind)
+    if chip is None or peak is None:
+        return None
+    compute = flops / peak
+    return Times(
+        compute=compute,
+        recompute=0.0 if remat in (None, "none") else compute / 3,
+        memory=traffic / chip.bandwidth,
+        interconnect=sum(c.seconds for c in communication),
+    )
+
+
+def _memory(state, stats, kind: str, refusal: str) -> Memory:
+    """Divides what a device holds into what it is for."""
+    chip = chips.memory(kind)
+    parameters, whole = _local_bytes(state.params), _local_bytes(state)
+    memory = Memory(
+        parameters=parameters,
+        optimizer=whole - parameters,
+        batch=None,
+        gradients=parameters,
+        activations=None,
+        outputs=None,
+        code=None,
+        needed=max(whole + parameters, refused_bytes(refusal)),
+        limit=None if chip is None else int(chip.size),
+    )
+    if stats is None:
+        return memory
+    arguments, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes
+    outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    gradients = min(parameters, temporaries)
+    return dataclasses.replace(
+        memory,
+        batch=arguments - whole,
+        gradients=gradients,
+        activations=temporaries - gradients,
+        outputs=outputs,
+        code=stats.generated_code_size_in_bytes,
+        needed=arguments + temporaries + outputs + stats.generated_code_size_in_bytes,
+    )
+
+
+def refused_bytes(refusal: str) -> int:
+    """Returns how many bytes the compiler says it needed: "(27.68G) exceeds available HBM"."""
+    found = re.search(r"\(?([\d.]+)([KMG])\)? (?:exceeds|of [\d.]+[KMG] hbm)", refusal)
+    return int(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]]) if found else 0
+
+
+def _local_bytes(tree: PyTree) -> int:
+    """Returns the bytes of a tree's arrays that lie on one device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def advice(plan: Plan) -> list[str]:
+    """Returns what to change in a config that does not fit, the best first; [] if it fits."""
+    m = plan.memory
+    if m.fits is not False:
+        return []
+    result = []
+    state = m.parameters + m.optimizer + m.gradients
+    copies = plan.mesh["data"]
+    rest = m.needed - state
+    if state > m.limit / 3 and copies > 1:
+        result.append(
+            f"Parameters, optimizer and gradients take {state / 2**30:.1f} GiB on each chip, and "
+            f"lie whole {copies} times: give them more chips with --config.mesh.data=1 "
+            f"--config.mesh.fsdp={copies * plan.mesh['fsdp']}."
+        )
+    rows = plan.batch_size // (plan.microbatches * copies * plan.mesh["fsdp"])
+    if rest > state and rows > 1:
+        factor = next(f for f in range(2, rows + 1) if rows % f == 0)
+        result.append(
+            f"A chip computes {rows} rows at a time: --config.microbatches="
+            f"{plan.microbatches * factor} makes that {rows // factor}, and what is kept for the "
+            "backward pass shrinks with them."
+        )
+    if rest > state:
+        result.append(
+            "Keep less for the backward pass: --config.model.remat=full, and for causal_lm more "
+            "--config.objective.logit_chunks."
+        )
+    if not result or state > m.limit:
+        result.append(
+            f"Use more chips than {plan.devices}, or such with more memory than "
+            f"{m.limit / 2**30:.0f} GiB; --config.mesh.fsdp divides the state over them."
+        )
+    return result
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # libtpu is an extra
+    return found
