@@ -38,8 +38,10 @@ def main(argv):
     if _TOPOLOGY.value:
         topology = topologies.parse(_TOPOLOGY.value)
         jax.config.update("jax_platforms", "cpu")  # an accelerator that is here is of no use
+        jax.config.update("jax_enable_compilation_cache", False)  # nor are programs for none
         devices = topologies.devices(topology)
-    compilation_cache.enable()
+    else:
+        compilation_cache.enable()
     plan = plan_lib.make(_CONFIG.value, devices)
     show(plan, rich.console.Console(highlight=False, soft_wrap=True))
     if _JSON.value:

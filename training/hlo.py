@@ -173,23 +173,15 @@ class Program:
             return sum(written) - read if i.opcode.endswith("-start") else sum(written)
         return read
 
-    def traffic(self) -> float:
-        """Returns the bytes that go from and to the memory (HBM) of a device in a step."""
-        return sum(
-            times
-            * sum(
-                self._traffic_of(i, self._computations[name])
-                for i in self._computations[name].values()
-            )
-            for name, times in self.times.items()
-            if name not in self._fused
-        )
+    def traffic(self, *, loops: bool = True) -> float:
+        """Returns the bytes that go from and to the memory (HBM) of a device in a step.
 
-    def traffic_counted_once(self) -> float:
-        """Returns the same with every loop running once, as XLA's cost analysis has it."""
+        Args:
+          loops: count their bodies as often as they run, not once as XLA's cost analysis.
+        """
         return sum(
-            self._traffic_of(i, self._computations[name])
-            for name in self.times
+            (times if loops else 1) * self._traffic_of(i, self._computations[name])
+            for name, times in self.times.items()
             if name not in self._fused
             for i in self._computations[name].values()
         )
@@ -221,9 +213,13 @@ class Program:
         """What is read of the operands, of some a slice only, and written of the results."""
         lines = self._computations[i.attribute("calls")]
         root = next(line for line in lines.values() if line.root)
-        results = [lines[name] for name in root.operands] if root.opcode == "tuple" else [root]
-        pairs = zip(results, i.arrays, strict=False)
-        written = sum(self._written(line, lines) for line, array in pairs if not array.on_chip)
+        if root.opcode == "tuple":
+            results = [lines[name] for name in root.operands]
+        else:
+            results = [root] if len(i.arrays) == 1 else []
+        written = 0 if results else _in_hbm(i)
+        for line, array in zip(results, i.arrays, strict=False):
+            written += 0 if array.on_chip else self._written(line, lines)
         return written + sum(
             self._read(line, lines)
             for line in lines.values()
@@ -268,8 +264,11 @@ def group_of(attributes: str, devices: int) -> tuple[int, ...]:
     """
     if "replica_groups={}" in attributes:
         return tuple(range(devices))
-    if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", attributes):
-        return tuple(map(int, listed[1].split(",")))
+    if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", attributes):
+        both = [_numbers(pair) for pair in pairs[1].split("},{")]
+        return next((pair for pair in both if len(set(pair)) > 1), both[0])
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return _numbers(listed[1])
     if iota := re.search(r"replica_groups=(\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)", attributes):
         return tuple(_iota(iota[1])[0].tolist())
     named = re.search(

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from data_pipeline import loader, shapes
-from training import chips, hlo
+from training import chips, hlo, sharding
 from training import setup as setup_lib
 
 _PACKAGES = ("jax", "jaxlib", "flax", "libtpu")
@@ -185,7 +185,8 @@ def lower(setup: setup_lib.Setup, config: ml_collections.ConfigDict) -> jax.stag
     }
     with setup.placed():
         abstract = setup.abstract()
-        key = jax.eval_shape(lambda: jax.random.key(config.seed))
+        dtype = jax.eval_shape(jax.random.key, config.seed).dtype
+        key = jax.ShapeDtypeStruct((), dtype, sharding=sharding.replicated(setup.mesh))
         return setup.train_step(abstract).lower(abstract, batch, key)
 
 
@@ -255,14 +256,14 @@ def _communication(found: Sequence[hlo.Collective], mesh: Mesh) -> list[Communic
             instructions=sum(c.count for c in group),
             runs=sum(c.times for c in group),
             bytes=sum(c.bytes * c.times for c in group),
-            seconds=sum(_seconds(c, mesh) for c in group) if known else None,
+            seconds=sum(seconds(c, mesh) for c in group) if known else None,
         )
         for (kind, axes), group in alike.items()
     ]
     return sorted(rows, key=lambda row: -row.bytes)
 
 
-def _seconds(c: hlo.Collective, mesh: Mesh) -> float:
+def seconds(c: hlo.Collective, mesh: Mesh) -> float:
     """Returns how long a collective takes on all links that its group has to itself.
 
     Rings of n devices send an array (n - 1) / n times to gather or scatter it, twice that to reduce
