@@ -1,18 +1,21 @@
 """Plans: the very step of train.py, and numbers that add up to the compiler's."""
 
 import dataclasses
+import io
 import json
 import math
 
 import numpy as np
 import pytest
+import rich.console
+import runs
 import tiny
 
 import train
 from configs import bert, gpt3, reformer
 from data_pipeline import shapes
 from training import chips as chips_lib
-from training import hlo, plan, setup, sharding, state, topologies
+from training import hlo, plan, plan_report, setup, sharding, state, topologies
 
 GIB = 2**30
 
@@ -193,9 +196,35 @@ def test_seconds_of_collectives():
     assert plan.seconds(hop, Slice(4, 4)) == pytest.approx(1e9 / link)
 
 
+def test_report():
+    console = rich.console.Console(record=True, width=120, file=io.StringIO())
+    made = on_chips((2, 2, 1), needed=20 * GIB, kind="TPU v5 lite")
+    found = plan.Communication("all-gather", ("data", "fsdp"), 2, 24.0, 3e9, 0.25)
+    plan_report.show(dataclasses.replace(made, communication=[found]), console)
+    text = " ".join(console.export_text().split())
+    assert "1,000,000 parameters on 4 x TPU v5 lite (data=2 x fsdp=2)" in text
+    assert "parameters 5.00 GiB" in text
+    assert "20.00 GiB of 16.00 GiB: DOES NOT FIT" in text
+    assert "all-gather data x fsdp 2 24 3.000 250.00" in text
+    assert "bound by compute" in text and "0.5 to 1.1 s a step (MFU 100% to 45%)" in text
+    assert "* Parameters, optimizer and gradients take 15.0 GiB" in text
+
+
+def test_the_script(tmp_path):
+    path = tmp_path / "plan.json"
+    page = ["--config=configs/bert.py:tiny,quick=1", "--config.model.vocab_size=600"]
+    text = runs.script("plan.py", *page, "--config.mesh.fsdp=2", f"--json={path}")
+    written = json.loads(path.read_text())
+    assert written["mesh"] == {"data": 4, "fsdp": 2, "tensor": 1}
+    assert f"{written['parameters']:,} parameters on 8 x cpu" in text
+    assert written["memory"]["fits"] is None and written["times"] is None
+    wrong = runs.script("plan.py", *page, "--topology=v5e:2x2x2", status=2)
+    assert wrong.splitlines()[-1].startswith("error: --topology=v5e:2x2x2: a v5e slice has 2")
+
+
 TPU_PLANS = {
     "v5e:2x2": (bert, {}, {"fsdp": 2}),
-    "v5p:2x2x1": (gpt3, {"model.bands": (0, 8)}, {"fsdp": 2, "tensor": 2}),
+    "v5p:2x2x1": (gpt3, {"model.bands": (0, 8), "model.depth": 4}, {"fsdp": 2, "tensor": 2}),
 }
 
 

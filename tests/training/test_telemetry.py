@@ -307,9 +307,14 @@ def test_chips():
     assert chips.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert chips.peak_flops("NVIDIA H100 PCIe") == 756e12
     assert chips.peak_flops("cpu") is None
-    names = list(chips.PEAK_FLOPS)
-    for i, name in enumerate(names):
-        assert not any(name.startswith(earlier) for earlier in names[:i]), f"{name} is hidden"
+    assert chips.memory("TPU v5").size == 95 * 2**30 and chips.memory("TPU v5 lite").dims == 2
+    assert chips.memory("NVIDIA A100-SXM4-40GB").size == 40e9
+    assert chips.memory("NVIDIA A100-SXM4-80GB").size == 80e9
+    assert chips.memory("cpu") is None
+    for names in map(list, (chips.PEAK_FLOPS, chips.MEMORY)):
+        for i, name in enumerate(names):
+            assert not any(name.startswith(earlier) for earlier in names[:i]), f"{name} is hidden"
+    assert all(chips.peak_flops(name) for name in chips.MEMORY)
 
 
 def test_mfu_is_written_for_a_known_chip(tmp_path, monkeypatch, capsys):

@@ -46,7 +46,7 @@ def test_devices(text, count):
     found = topologies.devices(topologies.parse(text))
     assert len(found) == count
     kind = found[0].device_kind
-    assert chips.memory(kind).dims == topologies.DIMS[text[:3]]
+    assert chips.memory(kind).dims == topologies.DIMS[topologies.parse(text).chip]
     assert chips.peak_flops(kind)
 
 
