@@ -36,8 +36,9 @@ class Memory:
       activations: all other temporaries.
       outputs: what is not written in place of the donated state.
       code: the program.
-      limit: what the device has; None: not in training/chips.py.
       needed: all together, as the compiler has it.
+      limit: what the device has; None: not in training/chips.py.
+      fits: whether there is room; None if the limit is not known.
     """
 
     parameters: int
@@ -49,11 +50,7 @@ class Memory:
     code: int | None
     needed: int
     limit: int | None
-
-    @property
-    def fits(self) -> bool | None:
-        """Whether there is room; None if the limit is not known."""
-        return None if self.limit is None else self.needed <= self.limit
+    fits: bool | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +138,8 @@ class Plan:
     flops: float
     memory: Memory
     communication: list[Communication]
-    traffic: float
-    traffic_counted_once: float
+    traffic: float | None
+    traffic_counted_once: float | None
     times: Times | None
     refusal: str
     program: str
@@ -164,7 +161,6 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it, and what follows from it, in JSON's types."""
         result = dataclasses.asdict(self)
-        result["memory"]["fits"] = self.memory.fits
         result["devices"] = self.devices
         if self.times:
             least, most = self.times.least, self.times.most
@@ -216,7 +212,7 @@ def make(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         refusal = str(error).strip()
-    communication, traffic, once, times = [], 0.0, 0.0, None
+    communication, traffic, once, times = [], None, None, None
     if compiled:
         program = hlo.Program(compiled.as_text(), mesh.size, config.microbatches)
         communication = _communication(program.collectives(), mesh)
@@ -304,37 +300,51 @@ def _memory(state, stats, kind: str, refusal: str) -> Memory:
     """Divides what a device holds into what it is for."""
     chip = chips.memory(kind)
     parameters, whole = _local_bytes(state.params), _local_bytes(state)
-    memory = Memory(
-        parameters=parameters,
-        optimizer=whole - parameters,
-        batch=None,
-        gradients=parameters,
-        activations=None,
-        outputs=None,
-        code=None,
-        needed=max(whole + parameters, refused_bytes(refusal)),
-        limit=None if chip is None else int(chip.size),
-    )
+    limit = None if chip is None else int(chip.size)
     if stats is None:
-        return memory
+        needed, limit = refused_bytes(refusal) or (whole + parameters, limit)
+        return Memory(
+            parameters=parameters,
+            optimizer=whole - parameters,
+            batch=None,
+            gradients=parameters,
+            activations=None,
+            outputs=None,
+            code=None,
+            needed=needed,
+            limit=limit,
+            fits=False,
+        )
     arguments, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes
     outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
     gradients = min(parameters, temporaries)
-    return dataclasses.replace(
-        memory,
+    needed = arguments + temporaries + outputs + stats.generated_code_size_in_bytes
+    return Memory(
+        parameters=parameters,
+        optimizer=whole - parameters,
         batch=arguments - whole,
         gradients=gradients,
         activations=temporaries - gradients,
         outputs=outputs,
         code=stats.generated_code_size_in_bytes,
-        needed=arguments + temporaries + outputs + stats.generated_code_size_in_bytes,
+        needed=needed,
+        limit=limit,
+        fits=None if limit is None else needed <= limit,
     )
 
 
-def refused_bytes(refusal: str) -> int:
-    """Returns how many bytes the compiler says it needed: "(27.68G) exceeds available HBM"."""
-    found = re.search(r"\(?([\d.]+)([KMG])\)? (?:exceeds|of [\d.]+[KMG] hbm)", refusal)
-    return int(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]]) if found else 0
+def refused_bytes(refusal: str) -> tuple[int, int] | None:
+    """Returns what the compiler says it needed and had: "(27.68G) exceeds available HBM (15.75G)".
+
+    None if it says that in other words.
+    """
+    found = re.search(
+        r"\(?([\d.]+)([KMG])\)? (?:exceeds available HBM|of) \(?([\d.]+)([KMG])", refusal
+    )
+    if found is None:
+        return None
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    return int(float(found[1]) * units[found[2]]), int(float(found[3]) * units[found[4]])
 
 
 def _local_bytes(tree: PyTree) -> int:
@@ -347,7 +357,7 @@ def _local_bytes(tree: PyTree) -> int:
 def advice(plan: Plan) -> list[str]:
     """Returns what to change in a config that does not fit, the best first; [] if it fits."""
     m = plan.memory
-    if m.fits is not False:
+    if m.fits is not False or m.limit is None:
         return []
     result = []
     state = m.parameters + m.optimizer + m.gradients

@@ -68,14 +68,14 @@ def _communication_table(rows):
 
 
 def _show_times(plan, console):
-    console.print(
-        f"\nA step: {plan.flops / 1e12:.4g} TFLOP of the model over all devices; "
-        f"{plan.traffic / 1e9:.4g} GB from and to the memory of each "
-        f"(XLA, with every loop counted once: {plan.traffic_counted_once / 1e9:.4g} GB)."
-    )
-    times = plan.times
+    console.print(f"\nA step: {plan.flops / 1e12:.4g} TFLOP of the model over all devices.")
     if plan.refusal:
         return
+    console.print(
+        f"From and to the memory of each {plan.traffic / 1e9:.4g} GB (XLA, with every loop counted "
+        f"once: {plan.traffic_counted_once / 1e9:.4g} GB)."
+    )
+    times = plan.times
     if times is None:
         console.print(f"No times: training/chips.py does not know {plan.device!r}.")
         return

@@ -5,6 +5,7 @@ import io
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 import rich.console
@@ -12,7 +13,7 @@ import runs
 import tiny
 
 import train
-from configs import bert, gpt3, reformer
+from configs import bert, gpt2, gpt3, reformer
 from data_pipeline import shapes
 from training import chips as chips_lib
 from training import hlo, plan, plan_report, setup, sharding, state, topologies
@@ -46,7 +47,7 @@ def test_memory_adds_up_to_the_compilers(planned):
     assert stats.alias_size_in_bytes == memory.parameters + memory.optimizer
     assert memory.outputs == stats.output_size_in_bytes - stats.alias_size_in_bytes
     parts = dataclasses.asdict(memory)
-    assert memory.needed == sum(v for k, v in parts.items() if k not in ("needed", "limit"))
+    assert memory.needed == sum(v for k, v in parts.items() if k not in ("needed", "limit", "fits"))
 
 
 def test_the_work_of_a_step(planned):
@@ -114,6 +115,7 @@ def on_chips(mesh, *, needed=GIB, rows=64, microbatches=1, kind="TPU v5 lite", *
         **dict.fromkeys(("batch", "outputs", "code"), 0),
         needed=needed,
         limit=16 * GIB,
+        fits=needed <= 16 * GIB,
     )
     return plan.Plan(
         device=kind,
@@ -161,15 +163,15 @@ def test_advice():
 
 
 @pytest.mark.parametrize(
-    ("refusal", "size"),
+    ("refusal", "sizes"),
     [
-        ("required for HLO temporaries (27.68G) exceeds available HBM (15.75G).", 27.68),
-        ("Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded", 20.5),
-        ("something else", 0),
+        ("required for HLO temporaries (27.68G) exceeds available HBM (15.75G).", (27.68, 15.75)),
+        ("in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded", (20.5, 15.75)),
     ],
 )
-def test_what_a_refusal_says(refusal, size):
-    assert plan.refused_bytes(refusal) == int(size * GIB)
+def test_what_a_refusal_says(refusal, sizes):
+    assert plan.refused_bytes(refusal) == tuple(int(size * GIB) for size in sizes)
+    assert plan.refused_bytes("something else") is None
 
 
 def test_seconds_of_collectives():
@@ -222,6 +224,15 @@ def test_the_script(tmp_path):
     assert wrong.splitlines()[-1].startswith("error: --topology=v5e:2x2x2: a v5e slice has 2")
 
 
+@pytest.fixture
+def no_cache():
+    """What is compiled for chips that are not here cannot be read from the cache again."""
+    pytest.importorskip("libtpu")
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
 TPU_PLANS = {
     "v5e:2x2": (bert, {}, {"fsdp": 2}),
     "v5p:2x2x1": (gpt3, {"model.bands": (0, 8), "model.depth": 4}, {"fsdp": 2, "tensor": 2}),
@@ -229,8 +240,7 @@ TPU_PLANS = {
 
 
 @pytest.mark.parametrize("slice", TPU_PLANS)
-def test_a_slice_that_is_not_here(slice):
-    pytest.importorskip("libtpu")
+def test_a_slice_that_is_not_here(slice, no_cache):
     page, overrides, mesh = TPU_PLANS[slice]
     c = page.get_config("tiny,quick=1")
     c.update_from_flattened_dict(overrides)
@@ -241,3 +251,15 @@ def test_a_slice_that_is_not_here(slice):
     assert made.times.most > made.times.least > 0
     assert any(c.runs > c.instructions for c in made.communication)
     assert {axis for c in made.communication for axis in c.axes} >= set(mesh)
+
+
+def test_what_the_compiler_refuses(no_cache):
+    c = gpt2.get_config("1558m")
+    c.update(batch_size=16, microbatches=1)
+    made = plan.make(c, topologies.devices(topologies.parse("v5e:2x2")))
+    assert made.memory.fits is False and made.memory.needed > made.memory.limit
+    assert made.refusal and made.times is None
+    assert "--config.mesh.fsdp=4" in plan.advice(made)[0]
+    console = rich.console.Console(record=True, width=120, file=io.StringIO())
+    plan_report.show(made, console)
+    assert "The compiler refused it" in console.export_text()
