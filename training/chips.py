@@ -54,12 +54,12 @@ class Memory(NamedTuple):
 # all links together (v5e 400 GB/s, v6e 800, v5p 1200; v4 six links of 50 GB/s each way), and which
 # slices are closed to a torus. GPUs: NVIDIA's data sheets; NVLink's number is for both ways.
 MEMORY: dict[str, Memory] = {
-    "TPU v4": Memory(32 * 2**30, 1228e9, 50e9, dims=3, closes=4),
+    "TPU v4": Memory(32 * 2**30, 1200e9, 50e9, dims=3, closes=4),
     "TPU v5 lite": Memory(16 * 2**30, 819e9, 50e9, dims=2, closes=16),
     "TPU v5e": Memory(16 * 2**30, 819e9, 50e9, dims=2, closes=16),
     "TPU v5": Memory(95 * 2**30, 2765e9, 100e9, dims=3, closes=4),
-    "TPU v6 lite": Memory(32 * 2**30, 1640e9, 100e9, dims=2, closes=16),
-    "TPU v6e": Memory(32 * 2**30, 1640e9, 100e9, dims=2, closes=16),
+    "TPU v6 lite": Memory(32 * 2**30, 1600e9, 100e9, dims=2, closes=16),
+    "TPU v6e": Memory(32 * 2**30, 1600e9, 100e9, dims=2, closes=16),
     "NVIDIA H200": Memory(141e9, 4800e9, 450e9),
     "NVIDIA H100 PCIe": Memory(80e9, 2000e9, 300e9),
     "NVIDIA H100 NVL": Memory(94e9, 3900e9, 300e9),
