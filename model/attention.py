@@ -6,11 +6,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from model import layers
+from model import layers, splash
 
 MASKED = -1e9  # finite: a query without any key averages all values instead of becoming NaN
 
@@ -46,6 +47,41 @@ class Cache(NamedTuple):
         return self.take(rows)._replace(memory=self.memory)  # an encoder said the same to both
 
 
+@flax.struct.dataclass
+class Visible:
+    """Who may look at whom.
+
+    Attributes:
+      allowed: from `mask`, perhaps narrowed; see `within` for a band.
+      segment_ids: of the tokens, if these and what follows say all of it; a kernel reads them
+        instead.
+      causal: whether a query sees only keys up to its own index.
+      band: how many of these it sees; 0: no limit.
+    """
+
+    allowed: Bool[Array, "B 1 T S"] | Bool[Array, "B M 1 W 2W"]
+    segment_ids: Int[Array, "B T"] | None = None
+    causal: bool = flax.struct.field(pytree_node=False, default=False)
+    band: int = flax.struct.field(pytree_node=False, default=0)
+
+
+def among(
+    segment_ids: Int[Array, "B T"], cache: Cache | None = None, *, causal: bool
+) -> tuple[Visible, Cache | None]:
+    """Returns what tokens see of each other and of a cache, and the cache with their segments.
+
+    Args:
+      segment_ids: of the tokens, see `mask`.
+      cache: of the tokens before them.
+      causal: whether a query sees only keys up to its own index.
+    """
+    if cache is None:
+        return Visible(mask(segment_ids, segment_ids, causal=causal), segment_ids, causal), None
+    keys = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, segment_ids, cache.length, axis=1)
+    allowed = mask(segment_ids, keys, causal=causal, offset=cache.length)
+    return Visible(allowed), cache._replace(segment_ids=keys)
+
+
 def mask(
     query_ids: Int[Array, "B T"],
     key_ids: Int[Array, "B S"],
@@ -78,6 +114,48 @@ def same_branch(branches: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
     """
     keys = branches[:, None, None, :]
     return (keys == 0) | (keys == branches[:, None, :, None])
+
+
+def compute(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S H K"],
+    v: Float[Array, "B S H K"],
+    visible: Visible,
+    drop: Callable[[Array], Array] | None,
+    types: layers.Numerics,
+    bias: Float[Array, "1 H T S"] | None = None,
+    scale: float | None = None,
+) -> tuple[Float[Array, "B T H K"], Float[Array, "B H T S"] | None]:
+    """Attention by the kernel that suits; see `attend`.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      visible: who may look at whom.
+      drop: dropout on the probabilities; None: there is none.
+      types: of the network, with the kernel of its backend.
+      bias: float32, added to the scores.
+      scale: of the scores; None: 1 / sqrt(K).
+
+    Returns:
+      What is attended to, and the scores where the kernel has them whole.
+    """
+    fused = types.kernel != "xla" and drop is None and bias is None
+    if fused and visible.segment_ids is not None and splash.suits(q):
+        y = splash.attend(
+            *(x.astype(types.attention) for x in (q, k, v)),
+            visible.segment_ids,
+            causal=visible.causal,
+            band=visible.band,
+            scale=q.shape[-1] ** -0.5 if scale is None else scale,
+            interpret=types.kernel == "interpreted",
+        )
+        return y.astype(types.compute), None
+    drop = drop or (lambda weights: weights)
+    if visible.allowed.ndim == 5:  # cut into the chunks of a band
+        return attend_band(q, k, v, visible.allowed, drop, types), None
+    return attend(q, k, v, visible.allowed, drop, types, bias, scale)
 
 
 def attend(
@@ -120,21 +198,23 @@ def skips(length: int, band: int) -> bool:
     return 0 < 2 * band < length
 
 
-def within(
-    allowed: Bool[Array, "B 1 T S"], band: int, offset: Int[Array, ""] | None = None
-) -> Bool[Array, "B 1 T S"] | Bool[Array, "B M 1 W 2W"]:
-    """Narrows a causal mask to the last W = `band` keys of each query: index difference below W.
+def within(visible: Visible, band: int, offset: Int[Array, ""] | None = None) -> Visible:
+    """Narrows what is causal to the last W = `band` keys of each query: index difference below W.
 
     Where that skips pairs, the mask is cut for `attend_band` into M chunks of W queries, each with
     its own W keys behind the W before them.
 
     Args:
-      allowed: from `mask`, causal.
+      visible: causal, without a band.
       band: W, with the query itself; 0: no limit.
       offset: index of the first query among the keys of a cache; None: without one.
     """
     if not band:
-        return allowed
+        return visible
+    return visible.replace(allowed=_narrowed(visible.allowed, band, offset), band=band)
+
+
+def _narrowed(allowed, band, offset):
     T, S = allowed.shape[-2:]
     if offset is not None or not skips(T, band):
         query = (0 if offset is None else offset) + jnp.arange(T)

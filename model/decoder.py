@@ -1,7 +1,6 @@
 """The left-to-right Transformer decoder without cross-attention (GPT-2, section 2.3)."""
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float
 
 from model import attention, layers, stack, transformer
@@ -32,16 +31,11 @@ class Decoder(nn.Module):
         that they continue.
         """
         x = self.dropout(self.embedder(batch), train=train)
-        ids = keys = batch["segment_ids"]
-        offset = 0
-        if cache is not None:
-            offset = cache.length
-            keys = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, ids, offset, axis=1)
-            cache = cache._replace(segment_ids=keys)
-        allowed = attention.mask(ids, keys, causal=True, offset=offset)
+        visible, cache = attention.among(batch["segment_ids"], cache, causal=True)
         if "branches" in batch:
-            allowed &= attention.same_branch(batch["branches"])
-        output = self.stack(x, allowed, train=train, cache=cache, return_layers=return_layers)
+            own = attention.same_branch(batch["branches"])
+            visible = attention.Visible(visible.allowed & own)
+        output = self.stack(x, visible, train=train, cache=cache, return_layers=return_layers)
         if self.config.norm_first:
             output = output._replace(hidden=self.norm(output.hidden))
         return output

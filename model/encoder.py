@@ -47,6 +47,5 @@ class Encoder(nn.Module):
         c = self.config
         if c.table_width != c.width:
             x = self.project(x)
-        ids = batch["segment_ids"]
-        allowed = attention.mask(ids, ids, causal=c.causal)
-        return self.stack(x, allowed, train=train, **wanted)
+        visible, _ = attention.among(batch["segment_ids"], causal=c.causal)
+        return self.stack(x, visible, train=train, **wanted)

@@ -70,17 +70,14 @@ class Side(nn.Module):
           cross: what the decoder looks at besides.
         """
         x = nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
-        keys, offset = ids, 0
-        if cache is not None:
-            offset = cache.length
-            keys = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, ids, offset, axis=1)
-            cache = cache._replace(segment_ids=keys)
+        offset = 0 if cache is None else cache.length
+        visible, cache = attention.among(ids, cache, causal=self.decodes)
         output = self.stack(
             self.input_dropout(x, train=train),
-            attention.mask(ids, keys, causal=self.decodes, offset=offset),
+            visible,
             train=train,
             cache=cache,
-            bias=self.relative(ids.shape[1], keys.shape[1], offset),
+            bias=self.relative(*visible.allowed.shape[-2:], offset),
             cross=cross,
         )
         hidden = self.norm(output.hidden) if self.config.norm_first else output.hidden
@@ -114,9 +111,9 @@ class EncoderDecoder(nn.Module):
         """
         hidden = self.encode(batch, train=train)
         ids = batch["decoder_segment_ids"]
-        allowed = attention.mask(ids, batch["segment_ids"], causal=False)
+        seen = attention.Visible(attention.mask(ids, batch["segment_ids"], causal=False))
         x = self.tokens(batch["decoder_tokens"])
-        return self.decoder(x, ids, train=train, cross=transformer.Cross(allowed, hidden))
+        return self.decoder(x, ids, train=train, cross=transformer.Cross(seen, hidden))
 
     def encode(self, batch, *, train: bool) -> Float[Array, "B T D"]:
         """Returns the encoder's hidden states; reads tokens and segment_ids."""
@@ -139,8 +136,8 @@ class EncoderDecoder(nn.Module):
 
     def extend(self, tokens, ids, cache: attention.Cache) -> transformer.Output:
         """Returns the decoder's output for tokens and segment ids [B U] that continue the cache."""
-        allowed = attention.mask(ids, cache.memory.segment_ids, causal=False)
-        cross = transformer.Cross(allowed, None)
+        seen = attention.Visible(attention.mask(ids, cache.memory.segment_ids, causal=False))
+        cross = transformer.Cross(seen, None)
         return self.decoder(self.tokens(tokens), ids, train=False, cache=cache, cross=cross)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:

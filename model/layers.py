@@ -43,6 +43,7 @@ class Numerics(NamedTuple):
     compute: jnp.dtype  # activations, and operands of products
     result: jnp.dtype  # what a product is asked to return, before it is cast to `compute`
     attention: jnp.dtype  # operands of the two products of attention
+    kernel: str = "xla"  # of attention: "splash" on a TPU; "interpreted" is that one elsewhere
 
 
 def numerics(dtype: str, platform: str) -> Numerics:
@@ -55,7 +56,7 @@ def numerics(dtype: str, platform: str) -> Numerics:
     """
     compute = jnp.dtype(dtype)
     other = jnp.dtype("float32") if platform == "cpu" else compute
-    return Numerics(compute, other, other)
+    return Numerics(compute, other, other, "splash" if platform == "tpu" else "xla")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

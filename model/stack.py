@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from model import attention, layers, transformer
 
@@ -31,7 +31,7 @@ class Stack(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        allowed: Bool[Array, "B 1 T S"],
+        visible: attention.Visible,
         *,
         train: bool,
         cache: attention.Cache | None = None,
@@ -44,7 +44,7 @@ class Stack(nn.Module):
 
         Args:
           x: [B T D].
-          allowed: who may look at whom.
+          visible: who may look at whom.
           train: whether there is dropout.
           cache: of the tokens before these; its memory, if it has one, is what `cross` lacks.
           bias: of every layer's scores.
@@ -60,7 +60,9 @@ class Stack(nn.Module):
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
         length = None if cache is None else cache.length
 
-        visible = [attention.within(allowed, band, length) for band in c.bands]
+        if return_scores:
+            visible = visible.replace(segment_ids=None)  # a kernel would not have them
+        by_band = [attention.within(visible, band, length) for band in c.bands]
 
         def layer(visible, x, inputs):
             params, stored, memory, index = inputs
@@ -85,9 +87,9 @@ class Stack(nn.Module):
         stored = None if cache is None else (cache.keys, cache.values)
         memory = None if cache is None or cache.memory is None else cache.memory[:2]
         if isinstance(params, tuple):
-            x, outputs = loop(layer, visible, x, params, stored, memory)
+            x, outputs = loop(layer, by_band, x, params, stored, memory)
         else:
-            x, outputs = _scan(c, layer, visible, x, params, together(stored), together(memory))
+            x, outputs = _scan(c, layer, by_band, x, params, together(stored), together(memory))
         stored, after_layers, scores = outputs
         if cache is not None:
             keys, values = (tuple(of_layers) for of_layers in stored)
@@ -119,7 +121,7 @@ def together(layers_apart):
     return None if layers_apart is None else tuple(jnp.stack(x) for x in layers_apart)
 
 
-def _scan(config, layer, visible, x, params, stored, memory):
+def _scan(config, layer, by_band, x, params, stored, memory):
     """Applies the layers by scans over stacked parameters; returns x and the stacked outputs."""
     shared = {
         name: value for name, value in params.items() if name in transformer.SHARING[config.sharing]
@@ -128,20 +130,20 @@ def _scan(config, layer, visible, x, params, stored, memory):
 
     def one(shared, x, inputs, place=0):
         own, *others = inputs
-        return layer(visible[place], x, ({**shared, **own}, *others))
+        return layer(by_band[place], x, ({**shared, **own}, *others))
 
     def period(shared, x, inputs):
         outputs = []
-        for i in range(len(visible)):
+        for i in range(len(by_band)):
             x, output = one(shared, x, jax.tree.map(operator.itemgetter(i), inputs), i)
             outputs.append(output)
         return x, jax.tree.map(lambda *of_layers: jnp.stack(of_layers), *outputs)
 
     def group(x, inputs):
         shared, layers_of_group = inputs
-        if len(visible) == 1:  # without periods, whose cut costs a copy of the parameters
+        if len(by_band) == 1:  # without periods, whose cut costs a copy of the parameters
             return jax.lax.scan(functools.partial(one, shared), x, layers_of_group)
-        cut = lambda p: p.reshape(-1, len(visible), *p.shape[1:])  # noqa: E731
+        cut = lambda p: p.reshape(-1, len(by_band), *p.shape[1:])  # noqa: E731
         inputs = jax.tree.map(cut, layers_of_group)
         x, outputs = jax.lax.scan(functools.partial(period, shared), x, inputs)
         return x, jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), outputs)
@@ -154,12 +156,12 @@ def _scan(config, layer, visible, x, params, stored, memory):
     return x, jax.tree.map(lambda y: y.reshape(config.depth, *y.shape[2:]), outputs)
 
 
-def loop(layer, visible, x, params, stored, memory):
+def loop(layer, by_band, x, params, stored, memory):
     """Applies the layers one by one, none of them copied; returns what `_scan` does."""
     outputs = []
     for i, own in enumerate(params):
         of_layer = [y and tuple(part[i] for part in y) for y in (stored, memory)]
-        x, output = layer(visible[i % len(visible)], x, (own, *of_layer, i))
+        x, output = layer(by_band[i % len(by_band)], x, (own, *of_layer, i))
         outputs.append(output)
     stored, after_layers, scores = zip(*outputs, strict=True)
     stored = None if stored[0] is None else tuple(zip(*stored, strict=True))
@@ -208,11 +210,11 @@ def _init_blocks(block: transformer.Block, cross_attention: bool, key: Array):
     """Returns the parameters of all layers, boxed with their axis names."""
     c = block.config
     x = jnp.zeros((1, 1, c.width), block.types.compute)
-    allowed = jnp.ones((1, 1, 1, 1), bool)
-    cross = transformer.Cross(allowed, x) if cross_attention else None
+    visible = attention.Visible(jnp.ones((1, 1, 1, 1), bool))
+    cross = transformer.Cross(visible, x) if cross_attention else None
 
     def one(key):
-        return block.init({"params": key}, x, None, allowed, None, None, cross)["params"]
+        return block.init({"params": key}, x, None, visible, None, None, cross)["params"]
 
     own, shared = (init_stacked(one, key, count) for count in (c.depth, c.groups))
     return {name: (shared if name in transformer.SHARING[c.sharing] else own)[name] for name in own}

@@ -5,12 +5,13 @@
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from model import attention, layers
 
@@ -91,7 +92,7 @@ class Output(NamedTuple):
 class Cross(NamedTuple):
     """What the cross-attention of all layers looks at."""
 
-    allowed: Bool[Array, "B 1 T M"]
+    visible: attention.Visible
     hidden: Float[Array, "B M D"] | None  # an encoder's output; None: a cache holds what it gives
 
 
@@ -124,12 +125,12 @@ class Attention(nn.Module):
         return _by_heads(self.key(x)), _by_heads(self.value(x))
 
     @nn.compact
-    def __call__(self, x, allowed, *, train, others=None, cache=None, bias=None):
+    def __call__(self, x, visible, *, train, others=None, cache=None, bias=None):
         """Returns [B T D], the scores and, given a cache, the layer's new keys and values.
 
         Args:
           x: [B T D], the queries'.
-          allowed: who may look at whom.
+          visible: who may look at whom.
           train: whether there is dropout.
           others: keys and values to look at in place of those of x.
           cache: a layer's keys, values and length, behind which those of x are written.
@@ -144,12 +145,9 @@ class Attention(nn.Module):
             v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), length, axis=1)
             cache = (k, v)
         dropout = layers.Dropout(c.attention_dropout)
-        drop = lambda p: dropout(p, train=train)  # noqa: E731
-        if allowed.ndim == 5:  # cut into the chunks of a band
-            y, scores = attention.attend_band(q, k, v, allowed, drop, self.types), None
-        else:
-            scale = None if c.scaled_scores else 1.0
-            y, scores = attention.attend(q, k, v, allowed, drop, self.types, bias, scale)
+        drop = functools.partial(dropout, train=True) if train and c.attention_dropout else None
+        scale = None if c.scaled_scores else 1.0
+        y, scores = attention.compute(q, k, v, visible, drop, self.types, bias, scale)
         return self.out(y), scores, cache
 
 
@@ -168,13 +166,13 @@ class Block(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x, cache, allowed, length, bias=None, cross=None, memory=None):
+    def __call__(self, x, cache, visible, length, bias=None, cross=None, memory=None):
         """Returns x [B T D] after this layer, and (this layer's new cache, x, scores).
 
         Args:
           x: [B T D].
           cache: this layer's keys and values, or None.
-          allowed: who may look at whom.
+          visible: who may look at whom.
           length: of the cache.
           bias: of the scores.
           cross: a `Cross`, where there is cross-attention.
@@ -205,13 +203,13 @@ class Block(nn.Module):
         def attention_branch(x):
             nonlocal cache, scores
             cached = None if cache is None else (*cache, length)
-            y, scores, cache = attend(x, allowed, train=self.train, cache=cached, bias=bias)
+            y, scores, cache = attend(x, visible, train=self.train, cache=cached, bias=bias)
             return y
 
         def cross_branch(x):
             attend = Attention(c, self.types, name="cross_attention")
             others = attend.keys_and_values(cross.hidden) if memory is None else memory
-            return attend(x, cross.allowed, train=self.train, others=others)[0]
+            return attend(x, cross.visible, train=self.train, others=others)[0]
 
         def mlp_branch(x):
             return mlp(x, train=self.train)

@@ -15,6 +15,7 @@ FLOORS = {
     "model.distances": 1,
     "model.positions": 1,
     "model.layers": 1,
+    "model.splash": 1,
     "model.losses": 1,
     "model.transformer": 2,
     "model.stack": 2,
@@ -35,7 +36,7 @@ FLOORS = {
     "train": 8,
 }
 SAME_FLOOR = {
-    "model.attention": {"model.layers"},
+    "model.attention": {"model.layers", "model.splash"},
     "model.positions": {"model.layers"},
     "model.stack": {"model.transformer"},
 }

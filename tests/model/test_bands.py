@@ -39,7 +39,7 @@ def test_chunks_equal_a_mask(length, band):
         return attention.attend(q, k, v, allowed & (distance < band), keep, TYPES)[0]
 
     def banded(q, k, v):
-        chunks = attention.within(allowed, band)
+        chunks = attention.within(attention.Visible(allowed), band).allowed
         assert chunks.shape[1:] == (-(-length // band), 1, band, 2 * band)
         return attention.attend_band(q, k, v, chunks, keep, TYPES)
 
@@ -57,13 +57,15 @@ def test_short_rows_are_masked():
     for band in (4, 5, 7, 8, 100):
         distance = np.arange(8)[:, None] - np.arange(8)
         wanted = (distance >= 0) & (distance < band)
-        np.testing.assert_array_equal(attention.within(allowed, band)[0, 0], wanted)
+        narrowed = attention.within(attention.Visible(allowed), band).allowed
+        np.testing.assert_array_equal(narrowed[0, 0], wanted)
 
 
 def test_dropout_inside_a_band():
     """Half of the probabilities is dropped, the rest doubled: with equal values the mean stays."""
     ids = np.ones((4, 256), np.int32)
-    chunks = attention.within(attention.mask(ids, ids, causal=True), 32)
+    visible = attention.Visible(attention.mask(ids, ids, causal=True))
+    chunks = attention.within(visible, 32).allowed
     x = jnp.zeros((4, 256, 4, 2))
     y = jax.jit(lambda x: attention.attend_band(x, x, x + 1, chunks, dropped, TYPES))(x)
     assert float(y.mean()) == pytest.approx(1, abs=0.02)
@@ -117,19 +119,23 @@ def test_operations_fall_as_counted():
     assert saved == pytest.approx(counted[(0,)] - counted[(0, 32)], rel=0.1)
 
 
-def test_175b_lowers_without_memory():
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_175b_lowers_without_memory(platform):
     """The whole train step, on shapes alone."""
     c = gpt3.get_config("175b")
     c.batch_size = c.microbatches = 2
-    init = state.Init(objectives.build(c, "tpu"), optimizer.build(c.optim, c.total_steps))
+    init = state.Init(objectives.build(c, platform), optimizer.build(c.optim, c.total_steps))
     abstract = state.unbox(jax.eval_shape(init, jax.random.key(0)))
     assert sum(x.size for x in jax.tree.leaves(abstract.params)) == 174_604_259_328
     batch = batches.causal_lm(2, 2048, 50257)
     schedule = optimizer.schedule(c.optim, c.total_steps)
     train_step = step.make_train_step(init.objective, init.optimizer, schedule, 2)
-    text = jax.jit(train_step).lower(abstract, batch, jax.random.key(0)).as_text()
-    assert "1x16x96x128x256xf32" in text  # scores: of 16 chunks of a band
-    assert "1x96x2048x2048xf32" in text  # and of a dense layer
+    traced = jax.jit(train_step).trace(abstract, batch, jax.random.key(0))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    plain = platform == "cuda"
+    assert ("1x16x96x128x256xf32" in text) == plain  # scores: of 16 chunks of a band
+    assert ("1x96x2048x2048xf32" in text) == plain  # and of a dense layer
+    assert ("tpu_custom_call" in text) == (not plain)
 
 
 @pytest.mark.parametrize(
