@@ -170,7 +170,7 @@ def choose(pieces: Sequence[Piece], config: transformer.TransformerConfig) -> tu
         lengths = [row.length for row in pack(some, shortest, fraction)]
         return sum(n * (1 + n * pair) + math.ceil(n * fraction) * place for n in lengths)
 
-    return min(itertools.product(SHORTEST, FRACTIONS), key=lambda pair: cost(*pair))
+    return min(itertools.product(SHORTEST, FRACTIONS), key=lambda both: cost(*both))
 
 
 def pack(pieces: Sequence[Piece], shortest: int, fraction: float) -> list[Row]:

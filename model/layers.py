@@ -111,6 +111,13 @@ def rows(x: Float[Array, "... n"]) -> Float[Array, "rows n"]:
     return x.reshape(-1, x.shape[-1])
 
 
+def parts(axis: str | None) -> int:
+    """Returns into how many parts the mesh at hand cuts a logical axis; 1: without a mesh."""
+    axes = nn.logical_to_mesh_axes((axis,))[0] or ()
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape.get(a, 1) for a in ((axes,) if isinstance(axes, str) else axes))
+
+
 def param(module: nn.Module, name: str, init: Initializer, shape, axes: Sequence[str | None]):
     """Declares a float32 parameter of `module` with logical axis names."""
     return module.param(name, nn.with_logical_partitioning(init, tuple(axes)), tuple(shape))
@@ -184,10 +191,7 @@ class Embed(nn.Module):
         A parameter that does not divide is whole (training/sharding.py); XLA gets from there to
         uneven parts by itself, but not while it gathers the width.
         """
-        axes = nn.logical_to_mesh_axes((self.axis,))[0] or ()
-        mesh = jax.sharding.get_abstract_mesh()
-        parts = math.prod(mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes))
-        return self.axis if self.entries % parts == 0 else None
+        return self.axis if self.entries % parts(self.axis) == 0 else None
 
 
 class Norm(nn.Module):

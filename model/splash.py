@@ -5,7 +5,6 @@ tokens, `H` heads, `K` head width.
 """
 
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -14,18 +13,17 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jaxtyping import Array, Float, Int
 
+from model import layers
+
 LANES = 128  # of a TPU's vectors: lengths are multiples of it
 BLOCKS = (512, 256, 128)  # tokens that are computed at a time
 
 
 def suits(q: Float[Array, "B T H K"]) -> bool:
     """Whether the kernel computes such shapes, on the mesh at hand."""
-    (axes,) = nn.logical_to_mesh_axes(("act_heads",))
-    shape = jax.sharding.get_abstract_mesh().shape
-    axes = (axes,) if isinstance(axes, str) else axes or ()
-    parts = math.prod(shape.get(axis, 1) for axis in axes)
     _, length, heads, width = q.shape
-    return length % LANES == 0 and width % (LANES // 2) == 0 and heads % parts == 0
+    by_part = heads % layers.parts("act_heads") == 0
+    return length % LANES == 0 and width % (LANES // 2) == 0 and by_part
 
 
 def attend(
@@ -51,10 +49,6 @@ def attend(
       scale: of the scores.
       interpret: compute as the kernel does, but on any backend.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    rows, heads = nn.logical_to_mesh_axes(("act_batch", "act_heads"))
-    if mesh.empty:
-        rows = heads = None
 
     def local(q, k, v, segment_ids):
         kernel = _kernel(q.shape[2], q.shape[1], causal, band, interpret)
@@ -63,8 +57,10 @@ def attend(
         y = jax.vmap(one)(by_head(q) * scale, by_head(k), by_head(v), segment_ids)
         return by_head(y).astype(q.dtype)
 
+    mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return local(q, k, v, segment_ids)
+    rows, heads = nn.logical_to_mesh_axes(("act_batch", "act_heads"))
     spec = jax.P(rows, None, heads, None)
     # The kernel does not say how its results vary over the mesh.
     return jax.shard_map(

@@ -17,6 +17,7 @@ import rich.console
 from absl import app, flags
 from ml_collections import config_flags
 
+from data_pipeline import files
 from errors import UserError, exit_on_user_error, parse_flags
 from training import compilation_cache, plan_report, topologies
 from training import plan as plan_lib
@@ -33,6 +34,9 @@ def main(argv):
         raise UserError(f"Unexpected argument {argv[1]!r}: every flag begins with --.")
     if _CONFIG.value is None:
         raise UserError("Say what to plan: --config=configs/bert.py:large --topology=v5e:4x4")
+    path = pathlib.Path(_JSON.value).expanduser() if _JSON.value else None
+    if path:
+        files.make_writable(path.parent)
     devices = None
     if _TOPOLOGY.value:
         topology = topologies.parse(_TOPOLOGY.value)
@@ -44,11 +48,8 @@ def main(argv):
         compilation_cache.enable()
     plan = plan_lib.make(_CONFIG.value, devices)
     plan_report.show(plan, rich.console.Console(highlight=False, soft_wrap=True))
-    if _JSON.value:
-        try:
-            pathlib.Path(_JSON.value).write_text(json.dumps(plan.to_dict(), indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"--json={_JSON.value} cannot be written: {error}.") from error
+    if path:
+        files.write_text(path, json.dumps(plan.to_dict(), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -172,18 +172,24 @@ class Plan:
         return result
 
 
-def lower(setup: setup_lib.Setup, config: ml_collections.ConfigDict) -> jax.stages.Lowered:
-    """Returns the train step of a config, lowered for the mesh of its setup."""
+def inputs(setup: setup_lib.Setup, config: ml_collections.ConfigDict) -> tuple:
+    """Returns the state, the batch and the key of a config's train step, as shapes."""
     rows = loader.batch_sharding(setup.mesh)
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, *x.shape), x.dtype, sharding=rows)
         for name, x in shapes.example(config).items()
     }
     with setup.placed():
-        abstract = setup.abstract()
-        dtype = jax.eval_shape(jax.random.key, config.seed).dtype
-        key = jax.ShapeDtypeStruct((), dtype, sharding=sharding.replicated(setup.mesh))
-        return setup.train_step(abstract).lower(abstract, batch, key)
+        state = setup.abstract()
+    dtype = jax.eval_shape(jax.random.key, config.seed).dtype
+    key = jax.ShapeDtypeStruct((), dtype, sharding=sharding.replicated(setup.mesh))
+    return state, batch, key
+
+
+def lower(setup: setup_lib.Setup, state, batch, key) -> jax.stages.Lowered:
+    """Returns the train step for these inputs, lowered for the mesh of its setup."""
+    with setup.placed():
+        return setup.train_step(state).lower(state, batch, key)
 
 
 def make(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Plan:
@@ -198,10 +204,9 @@ def make(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None
     """
     setup = setup_lib.prepare(config, devices)
     mesh, objective = setup.mesh, setup.objective
-    lowered = lower(setup, config)
-    row = {name: (config.batch_size, *x.shape) for name, x in shapes.example(config).items()}
-    with setup.placed():
-        state = setup.abstract()
+    state, batch, key = inputs(setup, config)
+    lowered = lower(setup, state, batch, key)
+    row = {name: x.shape for name, x in batch.items()}
     kind = mesh.devices.flat[0].device_kind
     flops = objective.flops(row)
 

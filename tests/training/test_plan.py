@@ -29,6 +29,11 @@ def small(**overrides):
     return c
 
 
+def lower(config):
+    built = setup.prepare(config)
+    return plan.lower(built, *plan.inputs(built, config))
+
+
 @pytest.fixture(scope="module")
 def planned(devices):
     """A plan for eight CPU devices of two layers."""
@@ -37,7 +42,7 @@ def planned(devices):
 
 def test_memory_adds_up_to_the_compilers(planned):
     c = small()
-    compiled = plan.lower(setup.prepare(c), c).compile()
+    compiled = lower(c).compile()
     memory, stats = planned.memory, compiled.memory_analysis()
     rows = sum(x.nbytes for x in shapes.example(c).values()) * 8 // 4  # over data and fsdp
     assert memory.batch == rows  # nothing is random: XLA drops the key
@@ -104,7 +109,7 @@ def test_it_is_the_step_of_train(devices, tmp_path, monkeypatch):
         patched.setattr(setup.Setup, "train_step", train_step)
         with pytest.raises(_Captured):
             train.train(page, tmp_path / "run")
-    assert plan.lower(setup.prepare(page), page).as_text() == texts[0]
+    assert lower(page).as_text() == texts[0]
 
 
 def on_chips(mesh, *, needed=GIB, rows=64, microbatches=1, kind="TPU v5 lite", **fields):
