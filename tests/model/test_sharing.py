@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from errors import UserError
-from model import losses, transformer
+from model import attention, losses, transformer
 from model import stack as stack_lib
 
 BATCH = batches.masked_lm(3, 12, 4, tiny.VOCAB, padding=3)
@@ -89,7 +89,7 @@ def test_layers_have_dropout_of_their_own(dropout):
     c = shared_config("all", dropout=dropout)
     params = tiny.params(c)["network"]["stack"]
     x = jax.random.normal(jax.random.key(1), (2, 8, 32))
-    allowed = np.ones((2, 1, 8, 8), bool)
+    visible = attention.Visible(np.ones((2, 1, 8, 8), bool))
 
     def run(depth, x):
         c.model.depth = depth
@@ -97,7 +97,7 @@ def test_layers_have_dropout_of_their_own(dropout):
         stack = stack_lib.Stack(network.config, network.types)
         key = {"dropout": jax.random.key(0)}
         options = dict(train=True, return_layers=True, rngs=key)
-        return stack.apply({"params": params}, x, allowed, **options).layers
+        return stack.apply({"params": params}, x, visible, **options).layers
 
     two = run(2, x)
     first = run(1, x)[0]
