@@ -189,22 +189,22 @@ def _check_rows(train, config, what, advice):
 
 def _mixture_data(config, tokenizer, text, training):
     """Mixes tasks, and the corrupted text where there is some, by their numbers of examples."""
-    data, chosen = config.data, config.data.mixture
-    if not chosen.tasks:
+    data, mixed = config.data, config.data.mixture
+    if not mixed.tasks:
         raise UserError("data.mixture.tasks is empty: name tasks, or set data.pipeline=corruption.")
-    target = text.train.pipeline.target_length if text else chosen.target_length
+    target = text.train.pipeline.target_length if text else mixed.target_length
     parts = {"train": {}, "valid": {}}
-    for name in chosen.tasks:
+    for name in mixed.tasks:
         form = text_to_text.FORMS[one_of("data.mixture.tasks", name, text_to_text.FORMS)]
         pipeline = text_to_text.TextTask(form, tokenizer, data.length, target)
         for split, found in parts.items():
             if split == "valid" or training:
                 records = pipeline.write(tasks.read_examples(name, data.path, split))
                 found[name] = Dataset(pipeline, records, config.seed, training=split == "train")
-    weights = {name: min(len(part), chosen.limit) for name, part in parts["train"].items()}
+    weights = {name: min(len(part), mixed.limit) for name, part in parts["train"].items()}
     if text:
         parts["train"]["text"], parts["valid"]["text"] = text.train, text.valid
-        weights["text"] = chosen.unsupervised
+        weights["text"] = mixed.unsupervised
     train, valid = (
         mixture.Mixture(found, weights, config.seed, training=split == "train")
         for split, found in parts.items()

@@ -90,7 +90,7 @@ def hf_table(name: str, config: str | None, split: str) -> Table:
         import datasets
     except ImportError as error:
         raise UserError(
-            "hf: needs the library datasets: pip install 'bert-to-gpt3[hf]'."
+            "hf: needs the library datasets: pip install '.[hf]' in the repository."
         ) from error
 
     folder = pathlib.Path(name).expanduser()

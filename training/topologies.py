@@ -70,7 +70,7 @@ def devices(topology: Topology) -> list[jax.Device]:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "--topology needs the TPU's compiler: pip install 'bert-to-gpt3[tpu]', or "
+            "--topology needs the TPU's compiler: pip install '.[tpu]' in the repository, or "
             "make install EXTRAS=dev,tpu."
         )
     for name, value in _ENVIRONMENT.items():

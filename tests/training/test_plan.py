@@ -6,7 +6,6 @@ import json
 import math
 
 import jax
-import numpy as np
 import pytest
 import rich.console
 import runs
@@ -15,8 +14,7 @@ import tiny
 import train
 from configs import bert, gpt2, gpt3, reformer
 from data_pipeline import shapes
-from training import chips as chips_lib
-from training import hlo, plan, plan_report, setup, sharding, state, topologies
+from training import interconnect, plan, plan_report, setup, sharding, state, topologies
 
 GIB = 2**30
 
@@ -179,34 +177,10 @@ def test_what_a_refusal_says(refusal, sizes):
     assert plan.refused_bytes("something else") is None
 
 
-def test_seconds_of_collectives():
-    """Rings of the scaling book's formulas: bytes x (n - 1) / n over all links of the group."""
-
-    class Chip:
-        device_kind = "TPU v5 lite"
-
-        def __init__(self, *coords):
-            self.coords = coords
-
-    class Slice:
-        def __init__(self, x, y):
-            self.devices = np.array([Chip(i, j, 0) for i in range(x) for j in range(y)], object)
-
-    link = chips_lib.memory("TPU v5 lite").link
-    row = hlo.Collective("all-gather", tuple(range(4)), 1e9, 1, 3)
-    assert plan.seconds(row, Slice(4, 4)) == pytest.approx(3 * 0.75e9 / link)  # a line
-    ring = hlo.Collective("all-reduce", tuple(range(16)), 1e9, 1, 1)
-    assert plan.seconds(ring, Slice(16, 16)) == pytest.approx(2 * 15 / 16 * 1e9 / (2 * link))
-    both = hlo.Collective("reduce-scatter", tuple(range(256)), 1e9, 1, 1)
-    assert plan.seconds(both, Slice(16, 16)) == pytest.approx(255 / 256 * 1e9 / (4 * link))
-    hop = hlo.Collective("collective-permute", (0, 1), 1e9, 1, 1)
-    assert plan.seconds(hop, Slice(4, 4)) == pytest.approx(1e9 / link)
-
-
 def test_report():
     console = rich.console.Console(record=True, width=120, file=io.StringIO())
     made = on_chips((2, 2, 1), needed=20 * GIB, kind="TPU v5 lite")
-    found = plan.Communication("all-gather", ("data", "fsdp"), 2, 24.0, 3e9, 0.25)
+    found = interconnect.Communication("all-gather", ("data", "fsdp"), 2, 24.0, 3e9, 0.25)
     plan_report.show(dataclasses.replace(made, communication=[found]), console)
     text = " ".join(console.export_text().split())
     assert "1,000,000 parameters on 4 x TPU v5 lite (data=2 x fsdp=2)" in text

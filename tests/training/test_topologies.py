@@ -33,7 +33,7 @@ def test_wrong_slices_are_told(text, message):
 
 def test_without_the_compiler(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"bert-to-gpt3\[tpu\]"):
+    with pytest.raises(UserError, match=r"'\.\[tpu\]'"):
         topologies.devices(topologies.parse("v5e:2x2"))
 
 
