@@ -12,6 +12,7 @@ from ml_collections import config_dict
 RULES = (
     # parameters
     ("vocab_table", "tensor"),
+    ("entity_table", "tensor"),
     ("embed_table", "fsdp"),
     ("embed", "fsdp"),
     ("heads", "tensor"),

@@ -73,7 +73,7 @@ def find(pattern: str, names: tuple[str, ...]) -> tuple[pathlib.Path, ...]:
     return files
 
 
-def _lines(path: pathlib.Path) -> Iterator[str]:
+def lines(path: pathlib.Path) -> Iterator[str]:
     """Yields the lines of a text file without their ends; a byte order mark is dropped."""
     opened = gzip.open if path.suffix == ".gz" else open
     number = 0
@@ -169,12 +169,12 @@ LAYOUTS: dict[str, Callable[[pathlib.Path, Iterator[str]], Documents]] = {
 
 def read_text(path: pathlib.Path, layout: str) -> Documents:
     """Reads a text file in one of the `LAYOUTS`."""
-    return LAYOUTS[layout](path, _lines(path))
+    return LAYOUTS[layout](path, lines(path))
 
 
 def read_jsonl(path: pathlib.Path, field: str) -> Documents:
     """Reads one field of a file with a JSON object a line."""
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(lines(path), 1):
         where = f"{path} line {number}"
         if not line.strip():
             continue

@@ -49,6 +49,9 @@ FIELDS: dict[str, Field] = {
     "answer_places": Field("BT", np.int32),  # 1: an answer may begin or end here
     "answer_start": Field("B", np.int32),  # its first token; that of the class: there is none
     "answer_end": Field("B", np.int32),  # and its last
+    "head": Field("B", np.int32),  # of a triple of a graph: an entity
+    "relation": Field("B", np.int32),
+    "tail": Field("B", np.int32),  # an entity
     "example_weights": Field("B", np.float32),  # 1; 0 for rows that fill the last batch up
 }
 

@@ -1,0 +1,1 @@
+"""Graphs of concepts: triples in files, their relations, and vectors for both."""
