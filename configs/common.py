@@ -177,6 +177,19 @@ def data() -> ml_collections.ConfigDict:
     # another file of training rows, such as the one that scripts/augment.py writes
     config.train_path = config_dict.placeholder(str)
     config.both_orders = False  # train on every pair in both orders, which doubles the rows
+    # a graph of concepts for each choice (KagNet), see data_pipeline/knowledge/schema_graphs.py
+    config.graphs = ml_collections.ConfigDict(
+        {
+            "path": config_dict.placeholder(str),  # an --output of scripts/train_transe.py
+            "hops": 3,  # the most of a path
+            "threshold": 0.15,  # of a path's score; 0: no path is pruned
+            "search": 100,  # paths between two concepts after which the search ends
+            # what has room beside a choice
+            "concepts": 64,  # and one of them stands for none
+            "pairs": 16,  # of a concept of the question and one of the choice
+            "paths": 48,  # of all pairs
+        }
+    )
     # questions whose answer is a span of a context (SQuAD), see data_pipeline/tasks/spans.py
     config.spans = ml_collections.ConfigDict(
         {
@@ -204,6 +217,8 @@ def optim() -> ml_collections.ConfigDict:
             "no_decay": ("bias", "scale"),  # regular expressions searched in a parameter's path
             "frozen": (),  # regular expressions: parameters that are not trained
             "layer_decay": 1.0,  # of lr, for each layer further from the heads
+            # (regular expression, factor) pairs: parameters whose lr is another
+            "lr_factors": (),
             "bias_correction": True,
             "clip_norm": 1.0,  # global norm; 0: no clipping
         }

@@ -28,7 +28,15 @@ from data_pipeline import (
     tokenizer_training,
     tokenizers,
 )
-from data_pipeline.tasks import choice, classification, gpt, spans, squad, text_to_text
+from data_pipeline.tasks import (
+    choice,
+    classification,
+    gpt,
+    knowledge,
+    spans,
+    squad,
+    text_to_text,
+)
 from errors import UserError, one_of
 
 PIPELINES = {
@@ -42,6 +50,7 @@ PIPELINES = {
     "text_to_text": text_to_text.LabeledText,
     "choice": choice.Choice,
     "gpt_choice": choice.GptChoice,
+    "knowledge_choice": knowledge.KnowledgeChoice,
     "spans": spans.Spans,
     "squad_text": text_to_text.SquadText,
     **textless.PIPELINES,

@@ -1,8 +1,8 @@
 """The table of batch fields, the contract between the data pipeline and the objectives.
 
 `B` rows, `T` tokens, `P` predictions per row (of an encoder-decoder: tokens of the decoder), `G`
-examples or candidates per row, `M` tokens of memory. Imports no JAX: both wings of the house (data
-in numpy, networks in JAX) read this file.
+examples or candidates per row, `M` tokens of memory, `N` concepts, `J` pairs of them, `K` paths of
+`L` hops. Imports no JAX: both wings of the house (data in numpy, networks in JAX) read this file.
 """
 
 from collections.abc import Mapping
@@ -49,6 +49,15 @@ FIELDS: dict[str, Field] = {
     "answer_places": Field("BT", np.int32),  # 1: an answer may begin or end here
     "answer_start": Field("B", np.int32),  # its first token; that of the class: there is none
     "answer_end": Field("B", np.int32),  # and its last
+    # KagNet's graph of each candidate; places are counted from 1 in `concepts`, 0 stands for none
+    "concepts": Field("BGN", np.int32),  # entities, counted from 1; the first one is 0
+    "concept_edges": Field("BGNN", np.int8),  # 1: an edge joins the two
+    "pair_question": Field("BGJ", np.int32),  # the place of a concept of the question
+    "pair_answer": Field("BGJ", np.int32),  # and of one of the candidate
+    "path_pair": Field("BGK", np.int32),  # the pair that a path joins, counted from 1; 0: no path
+    "path_heads": Field("BGKL", np.int32),  # the place that a hop starts from
+    "path_relations": Field("BGKL", np.int32),  # its relation, counted from 1; 0: no hop
+    "path_tails": Field("BGKL", np.int32),  # the place that it leads to
     "head": Field("B", np.int32),  # of a triple of a graph: an entity
     "relation": Field("B", np.int32),
     "tail": Field("B", np.int32),  # an entity

@@ -148,6 +148,8 @@ def build(config: Mapping, total_steps: int) -> optax.GradientTransformation:
         raise errors.UserError(f"config.optim.layer_decay={config.layer_decay} must be in (0, 1].")
     if config.layer_decay != 1:
         parts.append(scale_by_layer_decay(config.layer_decay))
+    if config.lr_factors:
+        parts.append(scale_by_path(config.lr_factors))
     parts.append(optax.scale_by_learning_rate(schedule(config, total_steps)))
     chain = optax.chain(*parts)
     if not config.frozen:
@@ -331,6 +333,34 @@ def _matrix_axes(path: str, shape: Sequence[int]) -> tuple[tuple[int, ...], ...]
     rows, columns = max(cuts, key=lambda cut: min(map(sizes, cut)), default=((), own))
     factored = rows and min(sizes(rows), sizes(columns)) >= 128
     return (stack, rows, columns) if factored else (stack, (), own)
+
+
+def scale_by_path(factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """Scales the updates of some parameters.
+
+    Args:
+      factors: (regular expression, factor) pairs; of those that are found in a parameter's path the
+        first one counts.
+
+    Raises:
+      UserError: if they are not such pairs.
+    """
+    try:
+        pairs = [(pattern, float(factor)) for pattern, factor in factors]
+    except (TypeError, ValueError) as error:
+        raise errors.UserError(
+            f"config.optim.lr_factors={factors} must be pairs of a regular expression and a number."
+        ) from error
+    found = [(path_matcher("config.optim.lr_factors", (p,)), factor) for p, factor in pairs]
+
+    def scale(path, update):
+        return update * next((factor for matches, factor in found if matches(path)), 1.0)
+
+    def update(updates, state, params=None):
+        del params
+        return map_with_path(scale, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def scale_by_layer_decay(decay: float) -> optax.GradientTransformation:

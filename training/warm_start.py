@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 
 from data_pipeline import tokenizers
 from errors import UserError
-from training import checkpoint, digests, huggingface
+from training import checkpoint, concept_vectors, digests, huggingface
 
 BLOCKS = "stack/blocks/"  # in the paths of parameters that hold one slice for each layer
 TOKENS = "embedder/tokens/table"  # the end of the path of the parameter with a row for each token
@@ -45,7 +45,7 @@ def tokenizer_path(init_from: str) -> str:
 def complete(config: ml_collections.ConfigDict) -> None:
     """Takes from existing weights what the config leaves to them; in place.
 
-    That is the vocabulary, unless the config names one, and the sizes of a teacher.
+    That is the vocabulary, unless the config names one, and the sizes of a teacher or of a graph.
 
     Raises:
       UserError: if a teacher is needed and not given, or given and of no use, or if `init_from` is
@@ -75,6 +75,7 @@ def complete(config: ml_collections.ConfigDict) -> None:
         config.objective.teacher = ml_collections.ConfigDict(
             sizes | {"dtype": config.model.dtype, "remat": "none"}
         )
+    concept_vectors.complete(config)
     sources = [path for path in (config.init_from, *config.part_from.values()) if path]
     if sources and config.data.tokenizer.path is None:
         config.data.tokenizer.path = tokenizer_path(sources[0])
@@ -129,6 +130,7 @@ def load_params(
     Raises:
       UserError: if shapes or vocabulary differ.
     """
+    params = concept_vectors.fill(config, params)
     if config.init_from:
         key = f"config.init_from={config.init_from}"
         rest = {k: v for k, v in params.items() if not config.part_from.get(k)}

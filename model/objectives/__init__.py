@@ -24,6 +24,7 @@ from model.objectives import (
     distill,
     electra,
     gpt_classification,
+    kagnet,
     masked_lm,
     permutation_lm,
     seq2seq_lm,
@@ -40,6 +41,7 @@ OBJECTIVES = {
     "classification": classification.Classification,
     "gpt_classification": gpt_classification.GptClassification,
     "span": span.Span,
+    "kagnet": kagnet.KagNet,
 }
 
 
@@ -77,6 +79,8 @@ def build(config: Mapping, platform: str) -> nn.Module:
         raise errors.UserError("config.objective.dropout must be in [0, 1).")
     if objective is span.Span:
         span.check(options)
+    if objective is kagnet.KagNet:
+        kagnet.check(options)
     if "teacher" in options:  # an objective of its own, made from a model section
         teacher = networks.build(options["teacher"], platform)
         if options["classes"]:
@@ -85,5 +89,12 @@ def build(config: Mapping, platform: str) -> nn.Module:
             )
         else:
             options["teacher"] = masked_lm.MaskedLM(teacher, sentence_pair=False)
-    options = {k: FrozenDict(v) if isinstance(v, dict) else v for k, v in options.items()}
+    options = {k: _frozen(v) for k, v in options.items()}
     return objective(network=networks.build(config.model, platform), **options)
+
+
+def _frozen(value):
+    """Returns what a module can hold: hashable, as it is in a config or in its dump."""
+    if isinstance(value, dict):
+        return FrozenDict({k: _frozen(v) for k, v in value.items()})
+    return tuple(value) if isinstance(value, list) else value
