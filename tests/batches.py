@@ -114,3 +114,41 @@ def choices(rows, choices, length, vocab, *, seed=0):
         "label": rng.integers(0, choices - 1, rows).astype(np.int32),
         "example_weights": (np.arange(rows) < rows - 1).astype(np.float32),
     }
+
+
+def knowledge(rows, count, length, vocab, entities, relations, *, seed=0, sizes=(8, 4, 6, 2)):
+    """A batch of `choices` with a graph beside each; the first choice of row 1 has no pair.
+
+    `sizes` are those of the axes N, J, K and L. Some places, pairs, paths and hops are empty.
+    """
+    n, j, k, hops = sizes
+    rng = np.random.default_rng(seed)
+    shape = rows, count
+    there = rng.integers(3, n, shape)  # concepts, from place 1
+    place = np.arange(n)
+    concepts = rng.integers(1, entities + 1, (*shape, n))
+    concepts *= (place > 0) & (place <= there[..., None])
+    edges = np.triu(rng.random((*shape, n, n)) < 0.5, 1)
+    edges &= (concepts > 0)[..., None] & (concepts > 0)[..., None, :]
+    pairs = rng.integers(1, j + 1, shape)
+    pairs[1, 0] = 0
+    of_pair = (np.arange(j) < pairs[..., None]).astype(int)
+    path_pair = rng.integers(0, pairs[..., None] + 1, (*shape, k))
+    lengths = rng.integers(1, hops + 1, (*shape, k)) * (path_pair > 0)
+    real = np.arange(hops) < lengths[..., None]
+
+    def some(*more):
+        return 1 + rng.integers(0, there.reshape(*shape, *[1] * len(more)), (*shape, *more))
+
+    batch = {
+        "concepts": concepts,
+        "pair_question": some(j) * of_pair,
+        "pair_answer": some(j) * of_pair,
+        "path_pair": path_pair,
+        "path_heads": some(k, hops) * real,
+        "path_relations": rng.integers(1, 2 * relations + 1, (*shape, k, hops)) * real,
+        "path_tails": some(k, hops) * real,
+    }
+    batch = {name: x.astype(np.int32) for name, x in batch.items()}
+    batch["concept_edges"] = (edges | edges.swapaxes(2, 3)).astype(np.int8)
+    return choices(rows, count, length, vocab, seed=seed) | batch

@@ -70,6 +70,8 @@ class Graph:
           hops: the most edges.
           limit: paths after which the search ends.
         """
+        if source == target:
+            return []
         start, end = sorted((source, target), key=lambda x: (len(self.neighbors(x)), x))
         lengths = (self._search((start,), end, length) for length in range(1, hops + 1))
         found = itertools.islice(itertools.chain.from_iterable(lengths), limit)

@@ -14,7 +14,7 @@ from model import objectives
 from training import optimizer, state
 
 CONFIGS = pathlib.Path(common.__file__).parent
-NO_PAGES = ("__init__", "common", "recipes")
+NO_PAGES = ("__init__", "common", "recipes", "transe")  # transe: of a script of its own
 PAGES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem not in NO_PAGES)
 
 # From the tensor shapes of the released checkpoints: the token table once (tied); for BERT with
@@ -156,11 +156,17 @@ def test_a_projection_of_tinybert_has_the_published_size():
         ("4,stage=task", "must be general"),
         ("4,stage=prediction", "A task is given"),
         ("large,objective=mlm", "must be permutation_lm or masked_lm"),
+        ("kagnet:base,form=codes", "must be one of: paper, code"),
+        ("kagnet:base,task=mrpc", "must be one of"),
+        ("kagnet:base,encoder=gpt1", "is no encoder"),
+        ("kagnet:huge", "Unknown size"),
     ],
 )
 def test_wrong_arguments_of_the_encoder_line(arg, message):
     pages = {"small": "electra", "base": "distilbert", "4": "tinybert", "large": "xlnet"}
-    page = pages[arg.split(",")[0]]
+    page, _, rest = arg.rpartition(":")
+    page = page or pages[arg.split(",")[0]]
+    arg = rest
     with pytest.raises(ValueError, match=message):
         load(page, arg)
 

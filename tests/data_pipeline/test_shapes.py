@@ -24,6 +24,7 @@ PAGES = [
     ("t5", "base,mixture=1"),
     ("tinybert", "4"),
     ("xlnet", "large"),
+    ("kagnet", "large"),
     ("finetune", "model=bert-base,task=mrpc"),
     ("finetune", "model=electra-large,task=squad-v1.1"),
     ("finetune", "model=gpt1-base,task=sts-b"),

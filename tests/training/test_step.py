@@ -20,6 +20,8 @@ MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
 def make_batch(page, rows=16, length=16):
     if page == "t5":
         return batches.seq2seq_lm(rows, length, 12, tiny.VOCAB, padding=2)
+    if page == "kagnet":
+        return batches.knowledge(rows, 3, length, tiny.VOCAB, 100, 17)
     if page == "xlnet":
         return batches.permutation_lm(rows, length, 4, tiny.VOCAB, memory=8, reversed=True)
     if not page.startswith(("gpt", "reformer")):
@@ -84,13 +86,16 @@ def reference(devices):
 
     def get(page):
         if page not in cache:
-            c = tiny.config(page, **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
+            dropout = 0.0 if page == "kagnet" else 0.1
+            c = tiny.config(page, **{"model.dropout": dropout, "model.attention_dropout": dropout})
             if "embed_width" in c.model:
                 c.model.embed_width = 16
             if "bands" in c.model:
                 c.model.bands = (0, 3)
             if page == "reformer":
                 c.model.update(lsh_chunk=4, local_chunk=4)
+            if page == "kagnet":
+                c.optim.lr_factors = ()
             cache[page] = Run(c, (1, 1, 1), devices).losses(make_batch(page))
         return cache[page]
 
@@ -124,6 +129,18 @@ def test_shared_layers_and_samples_are_the_same_on_a_mesh(page, devices, referen
         c.model.embed_width = 16
     got = Run(c, (2, 2, 2), devices).losses(make_batch(page))
     np.testing.assert_allclose(got, reference(page), rtol=2e-5)
+    assert "rematerialization" not in capfd.readouterr().err.lower()
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_graphs_are_the_same_on_a_mesh(microbatches, devices, reference, capfd):
+    """Rows of the table of concepts lie on several devices."""
+    c = tiny.config("kagnet", microbatches=microbatches, **{"optim.lr_factors": ()})
+    run = Run(c, (2, 2, 2), devices)
+    table = run.state.params["graph"]["concepts"]["table"]["table"]
+    assert tuple(table.sharding.spec) == ("tensor", "fsdp")
+    got = run.losses(make_batch("kagnet"))
+    np.testing.assert_allclose(got, reference("kagnet"), rtol=5e-5)
     assert "rematerialization" not in capfd.readouterr().err.lower()
 
 
@@ -250,6 +267,7 @@ GOLDEN = {  # loss and gradient norm of the first three steps, recorded on the C
     "gpt3": [[4.574179, 0.806798], [4.576826, 0.830403], [4.531856, 0.752032]],
     "t5": [[5.169693, 2.089489], [5.19644, 1.992873], [5.123323, 1.994376]],
     "xlnet": [[4.58436, 0.791567], [4.611005, 0.779344], [4.467773, 0.74521]],
+    "kagnet": [[0.210498, 1.848427], [0.210498, 1.848427], [0.086948, 2.039065]],
     "reformer": [[4.598196, 0.507819], [4.591956, 0.518261], [4.583448, 0.504404]],
 }
 
