@@ -121,6 +121,7 @@ WRITERS = {
     "text_to_text": _write_classes,
     "choice": _write_choices,
     "gpt_choice": _write_choices,
+    "knowledge_choice": _write_choices,
     "spans": _write_answers,
     "squad_text": _write_answers,
 }

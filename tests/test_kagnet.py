@@ -1,5 +1,7 @@
 """KagNet from triples to answers: only the graph can tell them, and it does."""
 
+import json
+
 import graphs
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ import vocabularies
 
 import train
 from configs import bert, finetune, kagnet
+from data_pipeline.knowledge import store
 from errors import UserError
 from evaluation import load
 from model import objectives
@@ -72,8 +75,6 @@ def test_training_starts_from_the_vectors_and_moves_them(folder, finished, tmp_p
     c = config(folder, **{"total_steps": 1, "optim.lr": 0.0, "optim.warmup_steps": 0})
     train.train(c, tmp_path / "run")
     fresh, trained = (load.load(x).params["graph"] for x in (tmp_path / "run", finished[0]))
-    from data_pipeline.knowledge import store
-
     found = store.load(folder / "graph")
     table = np.asarray(fresh["concepts"]["table"]["table"])
     assert not table[0].any() and not table[1 + len(found.entities) :].any()
@@ -92,6 +93,27 @@ def test_the_codes_form_keeps_the_encoder(folder, tmp_path):
     given = load.load(folder / "published").params["network"]
     kept = load.load(tmp_path / "run").params["network"]
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(kept), jax.device_get(given))
+
+
+def test_a_choice_is_explained(folder, finished, tmp_path):
+    """The right path is what it looks at; a question without concepts says so."""
+    picture = tmp_path / "new" / "why.png"
+    flags = [f"--checkpoint={finished[0]}", f"--out={picture}"]
+    printed = runs.script("explain.py", *flags)
+    first = json.loads(
+        (folder / "commonsense_qa_v1.0" / "dev_rand_split.jsonl").read_text().split("\n")[0]
+    )
+    assert first["question"]["stem"] in printed
+    right = next(
+        x["text"] for x in first["question"]["choices"] if x["label"] == first["answerKey"]
+    )
+    assert f"{graphs.THINGS[int(first['id'])]} -atlocation-> {right}" in printed
+    assert "chosen, right" in printed and "-relatedto->" in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    printed = runs.script("explain.py", flags[0], "--question=x")
+    assert printed.count("no pair of concepts") == 3
+    told = runs.script("explain.py", flags[0], "--question=y", status=2)
+    assert "There is no question 'y'" in told
 
 
 @pytest.mark.parametrize(
