@@ -1,6 +1,7 @@
 """Trains TransE: a job of its own, for a graph has neither text nor a vocabulary."""
 
 import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -85,7 +86,7 @@ def train(
       The parameters, on their devices.
 
     Raises:
-      UserError: for a checkpoint that does not fit, or losses that are not finite.
+      UserError: for a checkpoint of another run, or vectors that are not finite.
     """
     last = total_steps(config, len(triples))
     dataset = pipeline.Dataset(triple_files.Rows(), triples, config.seed, training=True)
@@ -93,13 +94,20 @@ def train(
     checkpoints = checkpoint.Checkpointer(
         pathlib.Path(workdir) / "checkpoints", keep=1, keep_best=0, best=config.checkpoint.best
     )
+    meta = {"triples": hashlib.blake2b(triples.tobytes(), digest_size=8).hexdigest()}
+    meta["batch_size"] = config.batch_size
     restored = checkpoints.restore(abstract)
-    state = restored[0] if restored else None
-    if state is None:
+    if restored is None:
         state = setup.init.sharded(jax.random.key(config.seed), abstract)
-    step = make_train_step(setup)
+    else:
+        state, saved = restored
+        if saved != meta:
+            raise UserError(
+                f"The run in {workdir} was started on other triples or with another "
+                "config.batch_size: give those again, or choose another --output."
+            )
     step = jax.jit(
-        step,
+        make_train_step(setup),
         donate_argnums=0,
         out_shardings=(
             jax.tree.map(lambda x: x.sharding, abstract),
@@ -120,7 +128,7 @@ def train(
             if number % config.log.every == 0 or number == last:
                 report(number, {name: float(value) for name, value in metrics.items()})
             if number % config.checkpoint.every == 0 or number == last:
-                checkpoints.save(number, state, meta={})
+                checkpoints.save(number, state, meta=meta)
     checkpoints.close()
     return state.params
 

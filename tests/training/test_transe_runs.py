@@ -39,6 +39,9 @@ def config(**overrides):
     return c
 
 
+ONE = {"mesh.data": -1, "mesh.tensor": 1, "log.every": 10}
+
+
 def fit(c, graph, workdir):
     read = triples.read(graph / "train.txt", {"test": graph / "test.txt"}, "hrt")
     setup, seen = transe.prepare(c, read), []
@@ -51,10 +54,9 @@ def fit(c, graph, workdir):
 
 
 def test_held_out_links_are_found_and_meshes_agree(graph, tmp_path, devices):
-    one = {"mesh.data": -1, "mesh.tensor": 1, "log.every": 10}
-    whole = fit(config(**one), graph, tmp_path / "a")
+    whole = fit(config(**ONE), graph, tmp_path / "a")
     cut = fit(
-        config(**one | {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}), graph, tmp_path / "b"
+        config(**ONE | {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}), graph, tmp_path / "b"
     )
     table = cut[0]["entities"]["table"]
     assert {s.data.shape for s in table.addressable_shards} == {(64, 8)}  # rows and width
@@ -85,7 +87,11 @@ def test_the_script_saves_ranks_and_continues(graph, tmp_path):
     assert set(results) == {"random", "frequency", "TransE"}
     # Finished: nothing is trained, and the vectors are the same.
     runs.script("train_transe.py", *flags, "--config.epochs=4")
-    np.testing.assert_array_equal(store.load(tmp_path / "out").entity_vectors, saved.entity_vectors)
+    again = store.load(tmp_path / "out").entity_vectors
+    np.testing.assert_array_equal(again, saved.entity_vectors)
+    other = config(**ONE | {"model.width": 8, "batch_size": 8})
+    with pytest.raises(UserError, match="was started on other triples"):
+        fit(other, graph, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
