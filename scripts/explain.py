@@ -6,6 +6,7 @@ The question is one of the dev file of the run's task (--split=test: of the test
 """
 
 import pathlib
+import sys
 
 import rich.console
 from absl import app, flags
@@ -49,7 +50,9 @@ def main(argv):
     graph = store.load(config.data.graphs.path)
     row, question = data.valid.example(number), questions[number]
     reasons = explanation.explain(model, row, question, graph)
-    console = rich.console.Console(highlight=False, soft_wrap=True)
+    # A tree is cropped to the width of a terminal; in a file there is none.
+    width = None if sys.stdout.isatty() else 200
+    console = rich.console.Console(highlight=False, soft_wrap=True, width=width)
     explanation.show(question, reasons, console, _MOST.value)
     if out:
         explanation.draw(question, reasons, out)
