@@ -197,7 +197,8 @@ def _training_job(name, folder, table, scale, row, more, before):
     if row.arg:
         config += f",{row.arg}"
     shared = {} if row.config else at.overrides
-    more = {key: value for key, value in more.items() if key != "data.path"}  # of fine-tuning
+    if any(column.tune for column in table.columns.values()):  # the task is of fine-tuning
+        more = {key: value for key, value in more.items() if key != "data.path"}
     wanted = {**shared, **row.overrides, **row.at.get(scale, {}), **more}
     fill = lambda v: v.format(**before) if isinstance(v, str) else v  # noqa: E731
     wanted = {key: fill(value) for key, value in wanted.items()}

@@ -374,3 +374,11 @@ def test_every_table_has_a_page(name, tmp_path, monkeypatch):
     text = reports.write(page, tmp_path / "pages")[0].read_text()
     assert f"![{name}_curves]" in text and "(n=2)" in text and "not run" not in text
     assert f"`python scripts/sweep.py {name} --scale=tiny --seeds=2 --runs={tmp_path}`" in text
+
+
+def test_the_folder_of_a_task_goes_to_the_runs_that_read_it(tmp_path):
+    """Runs that are tuned later read text; those of KagNet, and its encoder alone, a task."""
+    for name, wanted in (("bert_tasks", False), ("kagnet_parts", True)):
+        jobs = sweeps.from_table(name, "tiny", 1, tmp_path, {"data.path": "x"})
+        whole = [job for job in jobs if job.name == job.chain]
+        assert whole and all(("data.path" in job.wanted) == wanted for job in whole)
