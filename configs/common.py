@@ -13,6 +13,9 @@ RULES = (
     # parameters
     ("vocab_table", "tensor"),
     ("entity_table", "tensor"),
+    # Of millions of vectors few are looked up: they are cut apart, and none of them in pieces. The
+    # rule of their width comes later.
+    ("entity_vectors", ("fsdp", "tensor")),
     ("embed_table", "fsdp"),
     ("embed", "fsdp"),
     ("heads", "tensor"),
@@ -78,6 +81,8 @@ def base() -> ml_collections.ConfigDict:
         {
             "teacher": config_dict.placeholder(str),  # of a distillation; gives the sizes as well
             "generator": config_dict.placeholder(str),  # ELECTRA's
+            # The vectors of ERNIE's entities, see training/entity_vectors.py.
+            "entities": config_dict.placeholder(str),
         }
     )
     return config
@@ -126,7 +131,24 @@ def data() -> ml_collections.ConfigDict:
             "random": 0.1,  # and by a random token; the rest stays as it is
             "whole_word": False,
             "ngram": 1,  # the most words (tokens, unless whole words) that are masked together
+            # Of annotated text: masked as one, with one fate, are phrases, or also entities.
+            "spans": "",  # "", phrase, entity (Baidu's ERNIE)
             "static": False,  # the same masks in every epoch
+        }
+    )
+    # entities of annotated text (ERNIE), see data_pipeline/annotations.py
+    config.entities = ml_collections.ConfigDict(
+        {
+            "marks": "given",  # given: with the text; names: found by capital letters; none
+            # Their names: a folder with entity2id.txt or entities.txt, or such a file. Without it
+            # those of init_from, or the most frequent ones of the text.
+            "path": config_dict.placeholder(str),
+            "count": 0,  # the most there may be: model.entities
+            "predictions": 0,  # J, per row; 0: rows have no entities
+            "least": 0,  # examples with fewer are left out
+            "replace": 0.05,  # of the mentions in the input: told another entity
+            "drop": 0.15,  # and told none
+            "threshold": 0.3,  # mentions that a linker is less sure of are left out (fine-tuning)
         }
     )
     # how text becomes an input and a target (T5), see data_pipeline/corruption.py

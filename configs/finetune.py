@@ -35,6 +35,12 @@ CLASSIFICATION = {
     "wnli": dict(classes=2, rows=635, best="accuracy"),  # BERT's paper leaves it out
     "boolq": dict(classes=2, rows=9_427, best="accuracy"),
 }
+# Mentions in a text: their relation, or types, of which there may be several (ERNIE, section 4.3).
+MENTIONS = {
+    "fewrel": dict(classes=80, several=False, rows=8_000, best="macro_f1"),
+    "open-entity": dict(classes=6, several=True, rows=2_000, best="micro_f1"),
+    "figer": dict(classes=113, several=True, rows=2_000_000, best="micro_f1"),
+}
 # One of a few texts.
 CHOICE = {
     "swag": dict(rows=73_546, best="accuracy"),
@@ -59,6 +65,8 @@ SPANS = {
     "squad-v1.1": dict(rows=87_599, best="f1"),
     "squad-v2.0": dict(rows=130_319, best="f1"),
 }
+# Networks that read a text from both sides.
+READERS = ("encoder", "ernie", "xlnet")
 # Heads by page and task, where they are not BERT's; see model/objectives/span.py.
 _XLNET_SPAN = dict(head="xlnet", beam=5)
 _XLNET_ANSWERABLE = dict(**_XLNET_SPAN, answerable=0.5, dropout=0.1)
@@ -98,6 +106,20 @@ def classification(config, network: Network, name: str, task: Mapping) -> None:
         config.data.pipeline = "classification"
 
 
+def mentions(config, network: Network, name: str, task: Mapping) -> None:
+    """Sets the objective and the rows of a task of MENTIONS; in place."""
+    if network.config.model.name not in READERS:
+        raise ValueError(f"task={name} needs an encoder, which {network.page} is not.")
+    config.objective = dict(
+        name="classification",
+        classes=task["classes"],
+        several=task["several"],
+        dropout=0.1,
+        scale=1.0,
+    )
+    config.data.pipeline = "mentions"
+
+
 def choice(config, network: Network, name: str, task: Mapping) -> None:
     """Sets the objective and the rows of a task of CHOICE; in place."""
     del task
@@ -105,7 +127,7 @@ def choice(config, network: Network, name: str, task: Mapping) -> None:
     if network.page == "gpt1":
         config.objective = dict(name="gpt_classification", lm_weight=0.5, logit_chunks=8, **head)
         config.data.pipeline = "gpt_choice"
-    elif network.config.model.name in ("encoder", "xlnet"):
+    elif network.config.model.name in READERS:
         config.objective = dict(name="classification", **head)
         config.data.pipeline = "choice"
     else:
@@ -122,7 +144,7 @@ def spans(config, network: Network, name: str, task: Mapping) -> None:
         config.data.pipeline = "squad_text"
         config.data.mixture.target_length = 97  # t5x
         return
-    if network.config.model.name not in ("encoder", "xlnet"):
+    if network.config.model.name not in READERS:
         raise ValueError(f"task={name} needs an encoder, which configs/{network.page}.py is not.")
     head = dict(head="independent", answerable=0.0, dropout=0.0, beam=20)
     head |= SPAN_HEADS.get(network.page, {}).get(name, {})
@@ -141,6 +163,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "classification": Kind(CLASSIFICATION, classification),
+    "mentions": Kind(MENTIONS, mentions),
     "choice": Kind(CHOICE, choice),
     "spans": Kind(SPANS, spans),
 }
@@ -178,6 +201,9 @@ def get_config(arg=""):
     config.data.source = ""
     config.data.task = args.task
     config.data.tokenizer = network.config.data.tokenizer
+    if network.config.model.name == "ernie":
+        config.optim.frozen = network.config.optim.frozen  # the vectors of entities
+        config.data.entities.count = config.model.get_ref("entities")
     config.checkpoint.best = f"max:valid/{task['best']}"
     kind.prepare(config, network, args.task, task)
     config.objective.update({k: v for k, v in objective.items() if k in config.objective})

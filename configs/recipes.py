@@ -139,6 +139,17 @@ RECIPES = {
             **dict.fromkeys(("squad-v1.1", "squad-v2.0"), dict(epochs=2, length=512)),
         },
     ),
+    # Zhang et al., 2019, section 4.2, and the commands in the code's README. After the warm-up the
+    # rate stays.
+    "ernie": dict(
+        every=_BERT | dict(schedule="constant"),
+        tasks={
+            **_BERT_TASKS,
+            "fewrel": dict(epochs=10, length=256),
+            "open-entity": dict(batch_size=16, epochs=10),
+            "figer": dict(batch_size=2048, length=256, warmup=(2, 10)),
+        },
+    ),
     # Sanh et al., 2019, do not tell theirs.
     "distilbert": dict(every=_BERT, tasks=_BERT_TASKS),
     # Jiao et al., 2020, section 4.1, the stage of predictions, of {1e-5, 2e-5, 3e-5} and {16, 32};

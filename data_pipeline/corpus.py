@@ -5,7 +5,8 @@ A corpus is a folder:
     plan.json       what it is made from; a restart with other text or another vocabulary is refused
     chunks/*.json   one per finished chunk of text: its counts. Written after the chunk's shards
     {train,valid}-NNNNN.array_record   one record per document: the ids of all its sentences one
-                    after another, and the lengths of the sentences (`records.decode_arrays`)
+                    after another, and the lengths of the sentences (`records.decode_arrays`);
+                    of an annotated corpus two columns more, see annotations.py
     manifest.json   written last: a folder without it is not a corpus
 
 The text is cut into chunks of `shard_bytes` in the order of the source. A chunk is a unit of work
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator
 import ml_collections
 
 from data_pipeline import (
+    annotations,
     files,
     records,
     sentences,
@@ -67,13 +69,21 @@ def open_corpus(directory: str | os.PathLike) -> Corpus:
     return Corpus(path.parent, json.loads(path.read_text()))
 
 
-def cache_directory(cache_dir, source, tokenizer, valid_fraction: float) -> pathlib.Path:
+def _annotated(annotator: annotations.Annotator | None) -> dict[str, str]:
+    """Returns what annotations add to the description of a corpus."""
+    return {} if annotator is None else {"annotations": annotator.fingerprint}
+
+
+def cache_directory(
+    cache_dir, source, tokenizer, valid_fraction: float, annotator=None
+) -> pathlib.Path:
     """Returns where in the cache the corpus of these belongs."""
     parts = {
         "version": VERSION,
         "source": source.fingerprint(),
         "tokenizer": tokenizer.fingerprint,
         "valid_fraction": valid_fraction,
+        **_annotated(annotator),
     }
     return pathlib.Path(cache_dir) / "corpora" / files.content_hash(**parts)
 
@@ -87,6 +97,7 @@ def prepare_corpus(
     workers: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
+    annotator: annotations.Annotator | None = None,
 ) -> Corpus:
     """Tokenizes a source into `directory`, or goes on where an earlier call stopped.
 
@@ -100,6 +111,7 @@ def prepare_corpus(
       workers: processes; None: one for each core.
       shard_bytes: bytes of text in a chunk, before the split.
       progress: called after each chunk.
+      annotator: says what entities and phrases there are; None: they are not kept.
 
     Raises:
       UserError: for a folder with another corpus, unreadable or too little text, a full disk.
@@ -115,13 +127,14 @@ def prepare_corpus(
         "vocab_size": tokenizer.vocab_size,
         "valid_fraction": valid_fraction,
         "shard_bytes": shard_bytes,
+        **_annotated(annotator),
     }
     with files.exclusive(directory):
         _check_plan(directory, plan)
         if not (directory / "manifest.json").exists():
             files.remove_temporaries(directory)
             workers = workers or files.cores()
-            splits = _write_all(source, tokenizer, directory, plan, workers, progress)
+            splits = _write_all(source, tokenizer, annotator, directory, plan, workers, progress)
             _check_splits(splits, source.spec, valid_fraction)
             manifest = plan | {"source_spec": source.spec, "splits": splits}
             files.write_json(directory / "manifest.json", manifest)
@@ -151,20 +164,20 @@ def _check_splits(splits: dict, spec: str, valid_fraction: float) -> None:
             )
 
 
-def _chunks(source: sources.Source, size: int) -> Iterator[list[str]]:
-    """Yields the texts of the documents in lists of at least `size` bytes, but for the last."""
-    texts, total = [], 0
+def _chunks(source: sources.Source, size: int) -> Iterator[list[sources.Document]]:
+    """Yields the documents in lists of at least `size` bytes of text, but for the last."""
+    documents, total = [], 0
     for document in source.documents():
-        texts.append(document.text)
+        documents.append(document)
         total += len(document.text.encode())
         if total >= size:
-            yield texts
-            texts, total = [], 0
-    if texts:
-        yield texts
+            yield documents
+            documents, total = [], 0
+    if documents:
+        yield documents
 
 
-def _write_all(source, tokenizer, directory, plan, workers, progress) -> dict:
+def _write_all(source, tokenizer, annotator, directory, plan, workers, progress) -> dict:
     """Writes the shards of all chunks; returns the counts and the shards of each split."""
     (directory / "chunks").mkdir(exist_ok=True)
     chunks = enumerate(_chunks(source, plan["shard_bytes"]))
@@ -172,7 +185,7 @@ def _write_all(source, tokenizer, directory, plan, workers, progress) -> dict:
     if len(first) < 2:
         workers = 1
     chunks = itertools.chain(first, chunks)
-    write = functools.partial(_write_chunk, directory, tokenizer, plan["valid_fraction"])
+    write = functools.partial(_write_chunk, directory, tokenizer, annotator, plan["valid_fraction"])
     results, done, total = {}, 0, source.size()
     for index, counts in files.map_in_any_order(write, chunks, workers):
         results[index] = counts
@@ -193,20 +206,21 @@ def _write_all(source, tokenizer, directory, plan, workers, progress) -> dict:
 def _write_chunk(
     directory: pathlib.Path,
     tokenizer: tokenizers.Tokenizer,
+    annotator: annotations.Annotator | None,
     valid_fraction: float,
-    chunk: tuple[int, list[str]],
+    chunk: tuple[int, list[sources.Document]],
 ) -> tuple[int, dict]:
     """Writes the shards of one chunk, or finds that it is done; returns its number and counts."""
-    index, texts = chunk
+    index, found = chunk
     path = directory / "chunks" / f"{index:05}.json"
     if path.exists():
         return index, json.loads(path.read_text())
     counts = {split: dict.fromkeys(UNITS, 0) for split in SPLITS}
     documents = {split: [] for split in SPLITS}
-    for text, ids in _tokenize(tokenizer, texts):
+    for text, ids, *columns in _tokenize(tokenizer, annotator, found):
         split = "valid" if held_out(text, valid_fraction) else "train"
         tokens, lengths = list(itertools.chain(*ids)), list(map(len, ids))
-        documents[split].append(records.encode_arrays(tokens, lengths))
+        documents[split].append(records.encode_arrays(tokens, lengths, *columns))
         sizes = (1, len(lengths), len(tokens), len(text.encode()))
         for unit, size in zip(UNITS, sizes, strict=True):
             counts[split][unit] += size
@@ -221,10 +235,14 @@ def _shard(split: str, index: int) -> str:
     return f"{split}-{index:05}.array_record"
 
 
-def _tokenize(tokenizer, texts: list[str]) -> Iterator[tuple[str, list[list[int]]]]:
-    """Yields each text that has tokens, with the ids of its sentences."""
-    for start in range(0, len(texts), 256):  # many at a time, for the tokenizer's threads
-        batch = texts[start : start + 256]
+def _tokenize(tokenizer, annotator, documents: list[sources.Document]) -> Iterator[tuple]:
+    """Yields each text that has tokens, with the ids of its sentences and what is annotated."""
+    for start in range(0, len(documents), 256):  # many at a time, for the tokenizer's threads
+        batch = documents[start : start + 256]
+        if annotator is not None:
+            yield from annotator.read(batch)
+            continue
+        batch = [document.text for document in batch]
         pieces = [_pieces(tokenizer, text) for text in batch]
         ids = iter(tokenizer.encode_batch(list(itertools.chain(*pieces))))
         for text, parts in zip(batch, pieces, strict=True):

@@ -1,7 +1,8 @@
 """How documents are cut into training examples: plain functions over arrays of tokens.
 
 A document is a pair of arrays, as in the corpus: the tokens of all its sentences, and the number of
-tokens in each sentence. Examples are slices of it: nothing is copied here.
+tokens in each sentence. Examples are slices of it: nothing is copied here. Tokens may have further
+columns beside them.
 """
 
 import dataclasses
@@ -145,10 +146,11 @@ def full_sentences(
     section 4.2, FULL-SENTENCES). A sentence longer than a row is cut.
     """
     del rng
-    separator = np.array([rules.sep_id])
     parts: list[np.ndarray] = []
     used = 0
     for tokens, sizes in documents:
+        separator = np.zeros_like(tokens[:1])
+        separator.flat[0] = rules.sep_id
         between = [separator] if parts else []
         for sentence in _whole_or_cut(tokens, sizes, rules.single_room):
             if used + len(between) + len(sentence) > rules.single_room:

@@ -83,6 +83,7 @@ class Masking:
     ngram: int  # the most words that are chosen together; n of them with p(n) ~ 1/n
     mask_id: int
     vocab_size: int
+    together: bool = False  # all tokens of a word are corrupted in the same way
 
 
 class Masked(NamedTuple):
@@ -106,7 +107,9 @@ def mask_tokens(
 
     The words of a row are taken in random order until min(P, max(1, round(rate * length))) tokens
     are chosen; a word that no longer fits is skipped. With n-grams (ALBERT, section 4.1) each word
-    brings up to ngram - 1 of those behind it. Each chosen token is then corrupted on its own.
+    brings up to ngram - 1 of those behind it. Each chosen token is then corrupted on its own, or
+    shares the fate of its word. A word may be whatever is to be masked as one: the phrases and
+    entities of Baidu's ERNIE.
 
     Args:
       tokens: [B T].
@@ -130,6 +133,9 @@ def mask_tokens(
     targets[real] = originals = tokens[rows, columns]
 
     action = uniform(action_keys, masking.max_predictions)[real]
+    if masking.together:  # words are chosen whole, so that the token before belongs to the same one
+        first = np.where(starts[rows, columns], np.arange(len(rows)), 0)
+        action = action[np.maximum.accumulate(first)]
     anything = uniform(token_keys, masking.max_predictions)[real] * masking.vocab_size
     corrupted = np.array(tokens, np.int32)
     corrupted[rows, columns] = np.where(
@@ -200,3 +206,51 @@ def _choose_ngrams(candidates, starts, sizes, room, order, draws, ngram):
         if not room.any():
             break
     return taken[:, :T]
+
+
+@dataclasses.dataclass(frozen=True)
+class Misalignment:
+    """The numbers of the denoising entity auto-encoder; ERNIE's are 0.05, 0.15 (section 3.4)."""
+
+    replace: float  # of the mentions: their entity is another one
+    drop: float  # and none; of the rest it stays
+    predictions: int  # J
+    entities: int  # that there are
+
+
+class Misaligned(NamedTuple):
+    """Rows with some wrong entities, and the right ones; unused predictions have weight 0."""
+
+    entities: np.ndarray  # [B T] int32
+    entity_positions: np.ndarray  # [B J] int32, rising, then 0
+    entity_targets: np.ndarray  # [B J] int32
+    entity_weights: np.ndarray  # [B J] float32
+
+
+def misalign(entities: np.ndarray, keys: np.ndarray, noise: Misalignment) -> Misaligned:
+    """Replaces and drops entities at random; the first J of a row are to be told.
+
+    A wrong entity is any other one (the paper), not another of the batch (the released code): a
+    row does not depend on those beside it.
+
+    Args:
+      entities: [B T], the number of the one whose mention begins at a token; 0: none.
+      keys: [B], see `make_keys`.
+      noise: the numbers.
+    """
+    B, T = entities.shape
+    there = entities > 0
+    action, draw = (uniform(fold_in(keys, i), T) for i in (4, 5))
+    other = 1 + (draw * max(noise.entities - 1, 1)).astype(np.int64)
+    other += (other >= entities) & (noise.entities > 1)  # leaves out the right one
+    wrong = np.where(action < noise.replace, other, 0)
+    changed = there & (action < noise.replace + noise.drop)
+
+    place = np.cumsum(there, axis=1) - 1
+    rows, columns = np.nonzero(there & (place < noise.predictions))
+    positions, targets = np.zeros((2, B, noise.predictions), np.int32)
+    weights = np.zeros((B, noise.predictions), np.float32)
+    cells = rows, place[rows, columns]
+    positions[cells], targets[cells], weights[cells] = columns, entities[rows, columns], 1
+    misaligned = np.where(changed, wrong, entities).astype(np.int32)
+    return Misaligned(misaligned, positions, targets, weights)

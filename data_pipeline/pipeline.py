@@ -13,8 +13,9 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from data_pipeline import corpus as corpora
 from data_pipeline import (
+    annotated_rows,
+    annotations,
     corruption,
     example_records,
     files,
@@ -33,6 +34,7 @@ from data_pipeline.tasks import (
     classification,
     gpt,
     knowledge,
+    mention_rows,
     spans,
     squad,
     text_to_text,
@@ -41,11 +43,13 @@ from errors import UserError, one_of
 
 PIPELINES = {
     "masked_lm": rows.MaskedLM,
+    "annotated_lm": annotated_rows.AnnotatedLM,
     "causal_stream": rows.CausalStream,
     "corruption": corruption.TextToText,
     "permutation_lm": permutation.PermutationLM,
     "mixture": corruption.TextToText,  # and tasks in text
     "classification": classification.Classification,
+    "mentions": mention_rows.Mentions,
     "gpt_classification": gpt.GptClassification,
     "text_to_text": text_to_text.LabeledText,
     "choice": choice.Choice,
@@ -156,9 +160,23 @@ def prepare_data(
     if data.pipeline == "images":
         return _textless_data(config, kind, tokenizer_dir)
     source = sources.open_source(data.source, data.layout)
+    if getattr(source, "tokenized", False):
+        if kind is not annotated_rows.AnnotatedLM:
+            raise UserError(f"data.source={data.source} is for data.pipeline=annotated_lm alone.")
+        if data.tokenizer.path is None:
+            raise UserError(
+                f"data.source={data.source} holds ids, and not the vocabulary that they are of: "
+                "set data.tokenizer.path to it."
+            )
     tokenizer = _tokenizer(source, data.tokenizer, cache, tokenizer_dir, progress)
     _check_vocabulary(tokenizer, config)
-    pipeline = kind(data, tokenizer)
+    annotator = None
+    if kind is annotated_rows.AnnotatedLM:
+        names = annotations.prepare_entities(source, data.entities, cache, tokenizer_dir)
+        annotator = annotations.Annotator(tokenizer, names, data.entities.marks)
+        pipeline = kind(data, tokenizer, names)
+    else:
+        pipeline = kind(data, tokenizer)
     if config.objective.get("sentence_pair") and not getattr(pipeline, "labeled", False):
         raise UserError(
             f"config.objective.sentence_pair=True needs labeled pairs, which config.data.pipeline="
@@ -168,9 +186,10 @@ def prepare_data(
     corpus = corpora.prepare_corpus(
         source,
         tokenizer,
-        corpora.cache_directory(cache, source, tokenizer, data.valid_fraction),
+        corpora.cache_directory(cache, source, tokenizer, data.valid_fraction, annotator),
         valid_fraction=data.valid_fraction,
         progress=progress,
+        annotator=annotator,
     )
     train, valid = (
         Dataset(pipeline, records, config.seed, training=split == "train")
@@ -240,7 +259,7 @@ def _task_data(kind, config, cache, tokenizer_dir, training, split):
     if training:
         examples = kind.examples(name, data.train_path or data.path, "train")
         if data.both_orders:
-            if not classes:
+            if not classes or kind is mention_rows.Mentions:
                 raise UserError(f"data.both_orders is for pairs, which {name} has not: leave it.")
             examples += [example._replace(texts=example.texts[::-1]) for example in examples]
         train = Dataset(pipeline, pipeline.write(examples), config.seed, training=True)

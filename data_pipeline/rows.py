@@ -42,6 +42,8 @@ class MaskedLM:
     [SEP], tokens after it, label) of each example, then the tokens of the row.
     """
 
+    annotated = False
+
     def __init__(self, data: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer):
         """Takes the data section of a config.
 
@@ -108,25 +110,39 @@ class MaskedLM:
             ngram=masking.ngram,
             mask_id=tokenizer.mask_id,
             vocab_size=tokenizer.vocab_size,
+            together=bool(masking.spans),
         )
+        if masking.spans and not self.annotated:
+            raise UserError(
+                f"data.masking.spans={masking.spans} needs annotated text: set data.pipeline="
+                "annotated_lm."
+            )
         self.pad_id = tokenizer.pad_id
         self.continues_word = tokenizer.continues_word if masking.whole_word else None
         self.codec = packing.Codec(3 * self.examples, tokenizer.vocab_size)
 
     def write(self, documents, rng):
         """See `Pipeline`."""
-        cls, sep = [self.cls_id], [self.sep_id]
+        cls, sep = self.special(self.cls_id), self.special(self.sep_id)
         between = sep * (self.rules.separators - 1)
-        examples = [
-            self._lay_out(x, cls, sep, between) for x in self.cut(documents, self.rules, rng)
-        ]
+        examples = [self._lay_out(x, cls, sep, between) for x in self.examples_of(documents, rng)]
         lengths = [first + second for (first, second, _), _ in examples]
         for row in packing.first_fit(lengths, self.length, self.examples):
             header, tokens = [], []
             for i in row:
                 header += examples[i][0]
                 tokens += examples[i][1]
-            yield self.codec.encode(header, *tokens)
+            yield self.codec.encode(header, *map(np.ravel, tokens))
+
+    def examples_of(
+        self, documents: list[formats.Document], rng: random.Random
+    ) -> Iterator[formats.Example]:
+        """Yields the examples that documents are cut into."""
+        return self.cut(documents, self.rules, rng)
+
+    def special(self, token: int) -> list:
+        """Returns a special token as a stretch of text."""
+        return [token]
 
     def _lay_out(self, example, cls, sep, between):
         """Returns (tokens up to the first [SEP], tokens after it, label), and the tokens."""
@@ -137,7 +153,24 @@ class MaskedLM:
     def read(self, records, keys):
         """See `Pipeline`."""
         header, flat = self.codec.decode(records)
-        first, second, labels = np.moveaxis(header.reshape(len(records), self.examples, 3), 2, 0)
+        return self.rows_of(header, flat, keys)
+
+    def rows_of(
+        self,
+        header: np.ndarray,
+        flat: np.ndarray,
+        keys: np.ndarray,
+        continues: np.ndarray | None = None,
+    ) -> Rows:
+        """Returns what `read` does.
+
+        Args:
+          header: [B 3G], of the records.
+          flat: the tokens of all rows.
+          keys: [B].
+          continues: bool, whether such a token is masked together with the one before it.
+        """
+        first, second, labels = np.moveaxis(header.reshape(len(header), self.examples, 3), 2, 0)
         sizes = first + second  # [B G]
         segment_ids, positions = packing.layout(sizes, self.length)
         real = segment_ids > 0
@@ -145,10 +178,13 @@ class MaskedLM:
         tokens[real] = flat
         own_first = np.take_along_axis(first, np.maximum(segment_ids - 1, 0), axis=1)
         candidates = real & (tokens != self.cls_id) & (tokens != self.sep_id)
-        starts = candidates
-        if self.continues_word is not None:  # a piece whose word was cut off counts as a word
-            follows = np.pad(candidates[:, :-1], ((0, 0), (1, 0)))
-            starts = candidates & ~(self.continues_word[tokens] & follows)
+        joined = np.zeros_like(real)
+        if continues is not None:
+            joined[real] = continues
+        if self.continues_word is not None:
+            joined |= self.continues_word[tokens]
+        # What is cut off from the piece before it counts as a word.
+        starts = candidates & ~(joined & np.pad(candidates[:, :-1], ((0, 0), (1, 0))))
         masked = noise.mask_tokens(
             tokens, sizes.sum(axis=1), candidates, starts, keys, self.masking
         )

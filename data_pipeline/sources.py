@@ -6,6 +6,7 @@
     parquet:PATH[#field]
     tfds:NAME[/config][:split][#field]   prepared data of TFDS, or a folder with such data
     hf:OWNER/NAME[/config][:split][#field]   a data set of the hub, or a folder of save_to_disk
+    annotated:PATH, wiki_entity:FOLDER       text with entities, see annotated_files.py
 
 A path that ends in .jsonl, .jsonl.gz or .parquet needs no `jsonl:` or `parquet:`. How documents are
 marked in text files is their layout, see text_files.py.
@@ -20,15 +21,24 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import errors
-from data_pipeline import embedded, remote, text_files
+from data_pipeline import annotated_files, embedded, remote, text_files
 from errors import UserError
 
 
 class Document(NamedTuple):
-    """A document: paragraphs or sentences, one a line; blank lines mean nothing."""
+    """A document: paragraphs or sentences, one a line; blank lines mean nothing.
+
+    Attributes:
+      id: names it.
+      text: of it.
+      spans: what is annotated in it.
+      sentences: of a text that is tokenized already, what its `text` means.
+    """
 
     id: str
     text: str
+    spans: tuple[annotated_files.Span, ...] = ()
+    sentences: tuple[annotated_files.Sentence, ...] = ()
 
 
 class Source(Protocol):
@@ -94,16 +104,18 @@ class Files:
 
     spec: str
     paths: tuple[pathlib.Path, ...]
-    read: Callable[[pathlib.Path, str], text_files.Documents]
+    read: Callable[[pathlib.Path, str], text_files.Documents | annotated_files.Documents]
     argument: str  # of `read`: the layout or the field
+    tokenized: bool = False  # the documents are ids of a vocabulary
 
     def documents(self) -> Iterator[Document]:  # noqa: D102
         for path in self.paths:
             empty = True
-            for name, text in self.read(path, self.argument):
-                if text.strip():
+            for fields in self.read(path, self.argument):
+                document = Document(*fields)
+                if document.text.strip():
                     empty = False
-                    yield Document(name, text)
+                    yield document
             if empty:
                 raise UserError(f"{path} holds no text: remove it from the source or fill it.")
 
@@ -113,7 +125,8 @@ class Files:
     @functools.cached_property  # every stage asks for it, and it reads all of the text
     def _fingerprint(self) -> str:
         digest = hashlib.blake2b(f"{self.read.__name__} {self.argument}".encode(), digest_size=16)
-        for path in self.paths:
+        others = [annotated_files.beside(path) for path in self.paths if self.tokenized]
+        for path in (*self.paths, *others):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "blake2b").digest())
         return digest.hexdigest()
@@ -167,6 +180,16 @@ def _open_parquet(rest: str, layout: str) -> Files:
     return Files(f"parquet:{rest}", paths, text_files.read_parquet, field)
 
 
+def _open_annotated(rest: str, layout: str) -> Files:
+    paths = text_files.find(rest, ("*.jsonl", "*.jsonl.gz"))
+    return Files(f"annotated:{rest}", paths, annotated_files.read_json, "")
+
+
+def _open_wiki_entity(rest: str, layout: str) -> Files:
+    paths = text_files.find(rest, ("*_token", "*_token.gz"))
+    return Files(f"wiki_entity:{rest}", paths, annotated_files.read_wiki, "", tokenized=True)
+
+
 def _open_tfds(rest: str, layout: str) -> Rows:
     name, split, field = _split_name(rest)
     return _rows(f"tfds:{rest}", remote.tfds_table(name, split), field)
@@ -203,4 +226,6 @@ SOURCES: dict[str, Callable[[str, str], Source]] = {
     "parquet": _open_parquet,
     "tfds": _open_tfds,
     "hf": _open_hf,
+    "annotated": _open_annotated,
+    "wiki_entity": _open_wiki_entity,
 }

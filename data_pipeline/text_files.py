@@ -172,8 +172,8 @@ def read_text(path: pathlib.Path, layout: str) -> Documents:
     return LAYOUTS[layout](path, lines(path))
 
 
-def read_jsonl(path: pathlib.Path, field: str) -> Documents:
-    """Reads one field of a file with a JSON object a line."""
+def read_rows(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Yields each JSON object of a file with one a line: its line, itself, and where it stands."""
     for number, line in enumerate(lines(path), 1):
         where = f"{path} line {number}"
         if not line.strip():
@@ -182,7 +182,13 @@ def read_jsonl(path: pathlib.Path, field: str) -> Documents:
             row = json.loads(line)
         except ValueError as error:
             raise UserError(f"{where} is not JSON ({error}): correct or remove it.") from error
-        require_field(field, list(row) if isinstance(row, dict) else [], where)
+        yield number, row if isinstance(row, dict) else {}, where
+
+
+def read_jsonl(path: pathlib.Path, field: str) -> Documents:
+    """Reads one field of a file with a JSON object a line."""
+    for number, row, where in read_rows(path):
+        require_field(field, list(row), where)
         yield (f"{path.name}:{number}", as_text(row[field], field, where))
 
 

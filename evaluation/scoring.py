@@ -1,5 +1,11 @@
-"""The metrics of tasks: those of GLUE (Wang et al., ICLR 2019, table 1), as fractions of 1."""
+"""The metrics of tasks: those of GLUE (Wang et al., ICLR 2019, table 1), as fractions of 1.
 
+And those of mentions (ERNIE, section 4.3): of relations the macro average over these; of types the
+share of mentions all of whose types are right, the micro average, and the loose macro average, in
+which precision and recall are means over mentions (Ling and Weld, 2012).
+"""
+
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +35,25 @@ def f1(predictions: np.ndarray, targets: np.ndarray) -> float:
 
     predictions = np.where(predictions < 0, 1 - targets, predictions)
     return float(metrics.f1_score(targets, predictions, pos_label=1, zero_division=0.0))
+
+
+def _average(measure: str, average: str, predictions: np.ndarray, targets: np.ndarray) -> float:
+    """Returns precision, recall or F1, as scikit-learn averages them; 0 stands for 0 / 0."""
+    from sklearn import metrics
+
+    score = getattr(metrics, f"{measure}_score")
+    return float(score(targets, predictions, average=average, zero_division=0.0))
+
+
+def strict_accuracy(predictions: np.ndarray, targets: np.ndarray) -> float:
+    """Returns the share of rows [B C] that are equal in all classes."""
+    return float(np.mean((predictions == targets).all(axis=-1)))
+
+
+def loose_macro_f1(predictions: np.ndarray, targets: np.ndarray) -> float:
+    """Returns the F1 of the mean precision and the mean recall of rows [B C]."""
+    p, r = (_average(m, "samples", predictions, targets) for m in ("precision", "recall"))
+    return 2 * p * r / (p + r) if p + r else 0.0
 
 
 def matthews(predictions: np.ndarray, targets: np.ndarray) -> float:
@@ -67,6 +92,13 @@ METRICS: dict[str, Score] = {
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,
+    "strict_accuracy": strict_accuracy,
+    "loose_macro_f1": loose_macro_f1,
+    **{
+        f"{average}_{measure}": functools.partial(_average, measure, average)
+        for average in ("micro", "macro")
+        for measure in ("precision", "recall", "f1")
+    },
 }
 # Those that the leaderboard shows.
 TASK_METRICS: dict[str, tuple[str, ...]] = {
@@ -81,6 +113,9 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
     "rte": ("accuracy",),
     "wnli": ("accuracy",),
     "ax": ("matthews",),  # of three classes
+    "fewrel": ("macro_f1", "macro_precision", "macro_recall", "accuracy"),
+    "open-entity": ("micro_f1", "micro_precision", "micro_recall"),
+    "figer": ("strict_accuracy", "loose_macro_f1", "micro_f1"),
     **dict.fromkeys(choices.CHOICES, ("accuracy",)),
 }
 

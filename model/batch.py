@@ -1,8 +1,9 @@
 """The table of batch fields, the contract between the data pipeline and the objectives.
 
 `B` rows, `T` tokens, `P` predictions per row (of an encoder-decoder: tokens of the decoder), `G`
-examples or candidates per row, `M` tokens of memory, `N` concepts, `J` pairs of them, `K` paths of
-`L` hops. Imports no JAX: both wings of the house (data in numpy, networks in JAX) read this file.
+examples or candidates per row, `M` tokens of memory, `N` concepts, `J` pairs of them or mentions of
+entities, `K` paths of `L` hops, `C` classes. Imports no JAX: both wings of the house (data in
+numpy, networks in JAX) read this file.
 """
 
 from collections.abc import Mapping
@@ -40,11 +41,18 @@ FIELDS: dict[str, Field] = {
     ),  # where the [CLS] of each packed pair is, or the extract token of a candidate; padded with 0
     "pair_labels": Field("BG", np.int32),  # 0: B follows A, 1: B is random (BERT's coding)
     "pair_weights": Field("BG", np.float32),
+    "entities": Field(
+        "BT", np.int32
+    ),  # the number of the entity whose mention begins at a token; 0: none, or it is not told
+    "entity_positions": Field("BJ", np.int32),  # where mentions begin; padded with 0
+    "entity_targets": Field("BJ", np.int32),  # their entities
+    "entity_weights": Field("BJ", np.float32),  # 1; 0 for padding
     "rank": Field("BT", np.int32),  # what a token sees does not rank above it (XLNet's order)
     "reversed": Field("B", np.int32),  # 1: the text of the row runs from right to left
     "memory_tokens": Field("BM", np.int32),  # the text before the row
     "memory_segment_ids": Field("BM", np.int32),  # 1; 0 where there is none
     "label": Field("B", np.int32),  # the class of a row
+    "labels": Field("BC", np.float32),  # of each class: 1 if the row has it, which may have several
     "score": Field("B", np.float32),  # its number, where the task is regression
     "answer_places": Field("BT", np.int32),  # 1: an answer may begin or end here
     "answer_start": Field("B", np.int32),  # its first token; that of the class: there is none

@@ -23,7 +23,11 @@ class Encoder(nn.Module):
         if c.table_width != c.width:
             init = layers.INITIALIZERS[c.init](c.init_std)
             self.project = layers.Dense((c.width,), ("norm", "embed"), init, self.types)
-        self.stack = stack.Stack(c, self.types)
+        self.stack = self.make_stack()
+
+    def make_stack(self) -> nn.Module:
+        """Returns the layers."""
+        return stack.Stack(self.config, self.types)
 
     def __call__(self, batch, *, train: bool, **wanted) -> transformer.Output:
         """Reads tokens, token_types, positions and segment_ids, each [B T]; see `encode`."""

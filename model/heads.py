@@ -90,6 +90,26 @@ def _token_scores(module, hidden, table):
     return nn.with_logical_constraint(logits, ("act_batch", "act_length", "act_vocab"))
 
 
+class EntityKey(nn.Module):
+    """dense, activation, norm: what a token says of its entity, in the space of their vectors.
+
+    The released code of ERNIE (modeling.py); the paper, section 3.4, has the linear map alone.
+    """
+
+    width: int  # Y, of the vectors
+    config: transformer.TransformerConfig
+    types: layers.Numerics
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B J D"]) -> Float[Array, "B J Y"]:
+        """Maps the states of the tokens at which mentions begin."""
+        c = self.config
+        init = layers.INITIALIZERS[c.init](c.init_std)
+        x = layers.Dense((self.width,), ("embed", "norm"), init, self.types, name="dense")(hidden)
+        norm = layers.NORMS[c.norm](c.norm_eps, self.types, name="norm")
+        return norm(layers.ACTIVATIONS[c.activation](x))
+
+
 class Pooler(nn.Module):
     """tanh(dense(first token)): one vector for each packed example (BERT, modeling.py)."""
 
@@ -270,3 +290,23 @@ def judge(logits: Float[Array, "B C"], batch: Mapping[str, Array], *, train: boo
     if not train:
         metrics["rows"] = losses.Rows(prediction, target, weights)
     return terms, metrics
+
+
+def judge_several(logits: Float[Array, "B C"], batch: Mapping[str, Array], *, train: bool):
+    """Returns what `judge` does, where a row may have several classes, or none.
+
+    A class is predicted where its probability is above a half; each has a loss of its own, of which
+    a row has the mean (ERNIE, run_typing.py).
+
+    Args:
+      logits: of the classes.
+      batch: labels [B C] and example_weights [B].
+      train: else the predictions by row are among the metrics.
+    """
+    labels, weights = batch["labels"], batch["example_weights"]
+    loss = losses.binary_cross_entropy(logits, labels).mean(axis=-1)
+    found = (logits > 0).astype(jnp.float32)
+    metrics = {"accuracy": losses.mean((found == labels).all(axis=-1), weights)}
+    if not train:
+        metrics["rows"] = losses.Rows(found, labels, weights)
+    return {"typing": losses.mean(loss, weights)}, metrics

@@ -174,6 +174,10 @@ class Embed(nn.Module):
         """Looks vectors up; the result is in `types.compute`."""
         return jnp.take(self._gathered().astype(self.types.compute), index, axis=0)
 
+    def stored(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
+        """Looks vectors up in float32: of a large table nothing but these is read."""
+        return jnp.take(self._gathered(), index, axis=0)
+
     def logits(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Scores against every entry: x table^T, in `types.compute`."""
         return product(x, self._gathered(), None, self.types, True)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 import flax.linen as nn
 
 import errors
-from model import decoder, encoder, encoder_decoder, layers, reformer, transformer, xlnet
+from model import decoder, encoder, encoder_decoder, ernie, layers, reformer, transformer, xlnet
 
 NETWORKS = {
     "encoder": encoder.Encoder,
     "decoder": decoder.Decoder,
     "encoder_decoder": encoder_decoder.EncoderDecoder,
+    "ernie": ernie.Ernie,
     "reformer": reformer.Reformer,
     "xlnet": xlnet.XLNet,
 }

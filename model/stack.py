@@ -55,7 +55,7 @@ class Stack(nn.Module):
         c = self.config
         # Applied to one layer's parameters.
         block = transformer.Block(c, self.types, train, parent=None)
-        init = functools.partial(_init_blocks, block, self.cross_attention)
+        init = functools.partial(init_blocks, block, self.cross_attention)
         params = split_blocks(self) or self.param("blocks", init)
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
         length = None if cache is None else cache.length
@@ -206,7 +206,7 @@ def init_stacked(init: Callable[[Array], PyTree], key: Array, count: int) -> PyT
     )
 
 
-def _init_blocks(block: transformer.Block, cross_attention: bool, key: Array):
+def init_blocks(block: transformer.Block, cross_attention: bool, key: Array):
     """Returns the parameters of all layers, boxed with their axis names."""
     c = block.config
     x = jnp.zeros((1, 1, c.width), block.types.compute)

@@ -152,3 +152,28 @@ def knowledge(rows, count, length, vocab, entities, relations, *, seed=0, sizes=
     batch = {name: x.astype(np.int32) for name, x in batch.items()}
     batch["concept_edges"] = (edges | edges.swapaxes(2, 3)).astype(np.int8)
     return choices(rows, count, length, vocab, seed=seed) | batch
+
+
+def entity_lm(rows, length, predictions, vocab, *, seed=0, padding=0, entities=20, mentions=3):
+    """The batch of `masked_lm` with mentions: the last row has none, the one before a single one.
+
+    Of each row the input has a wrong entity at its first mention and none at its second.
+    """
+    rng = np.random.default_rng(seed + 1)
+    batch = masked_lm(rows, length, predictions, vocab, seed=seed, padding=padding)
+    order = np.argsort(rng.random((rows, length - padding - 1)), axis=1)[:, :mentions] + 1
+    targets = rng.integers(1, entities + 1, order.shape)
+    weights = np.ones(order.shape, np.float32)
+    weights[-1] = weights[-2:-1, 1:] = 0
+    order, targets = (np.where(weights > 0, x, 0).astype(np.int32) for x in (order, targets))
+    given = np.where(weights > 0, targets, 0)
+    given[:-2, 0], given[:-2, 1] = targets[:-2, 0] % entities + 1, 0
+    fields = np.zeros((rows, length), np.int32)
+    np.put_along_axis(fields, order, given, axis=1)
+    fields[:, 0] = 0
+    return batch | {
+        "entities": fields,
+        "entity_positions": order,
+        "entity_targets": targets,
+        "entity_weights": weights,
+    }

@@ -38,6 +38,7 @@ FLOORS = {
 }
 SAME_FLOOR = {
     "model.attention": {"model.layers", "model.splash"},
+    "model.ernie": {"model.encoder"},
     "model.positions": {"model.layers"},
     "model.splash": {"model.layers"},
     "model.stack": {"model.transformer"},

@@ -192,6 +192,8 @@ HALVES = {f"data.permutation.{name}": 16 for name in ("reuse", "block", "memory"
         ("roberta", "", {}),
         ("albert", "", {"model.embed_width": 16}),
         ("electra", "", {"model.embed_width": 16}),
+        ("ernie", "", {}),
+        ("ernie_baidu", "", {}),
         ("distilbert", "", {"model.depth": 1}),
         ("tinybert", "", {"model.depth": 1}),
         ("xlnet", "", HALVES),

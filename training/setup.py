@@ -28,6 +28,7 @@ class Setup:
     objective: nn.Module
     schedule: Callable[[Array], Array]
     init: state_lib.Init
+    frozen: Callable[[str], bool]  # whether the parameter at a path stands still
 
     @contextlib.contextmanager
     def placed(self) -> Iterator[None]:
@@ -47,7 +48,13 @@ class Setup:
         """
         make = step_lib.make_train_step
         return jax.jit(
-            make(self.objective, self.init.optimizer, self.schedule, self.microbatches),
+            make(
+                self.objective,
+                self.init.optimizer,
+                self.schedule,
+                self.microbatches,
+                self.frozen,
+            ),
             donate_argnums=0,
             out_shardings=(
                 jax.tree.map(lambda x: x.sharding, abstract),
@@ -80,4 +87,5 @@ def prepare(
         objective=objective,
         schedule=optimizer.schedule(config.optim, config.total_steps),
         init=state_lib.Init(objective, optimizer.build(config.optim, config.total_steps)),
+        frozen=optimizer.path_matcher("config.optim.frozen", config.optim.frozen),
     )

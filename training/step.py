@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from model import losses
+from training import optimizer as optimizer_lib
 from training import state as state_lib
 
 Metrics = dict[str, Array]
@@ -19,6 +20,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Callable[[Array], Array],
     microbatches: int,
+    frozen: Callable[[str], bool] = lambda path: False,
 ) -> Callable[[state_lib.TrainState, dict[str, Array], Array], tuple]:
     """Returns train_step(state, batch, key) -> (state, metrics), not yet compiled.
 
@@ -28,10 +30,14 @@ def make_train_step(
       schedule: the learning rate by step, for the log.
       microbatches: slices of the batch that run one after another, their gradients summed. The
         last ones are left out where they hold no token (data_pipeline/loader.py, `Sizes`).
+      frozen: whether the parameter at a path stands still, so that no gradient is computed for it.
     """
 
     def loss_fn(params, batch, key, weights):
         """The loss with each term divided by its weight over the whole batch."""
+        params = optimizer_lib.map_with_path(
+            lambda path, p: jax.lax.stop_gradient(p) if frozen(path) else p, params
+        )
         terms, metrics = objective.apply(
             {"params": params}, batch, train=True, rngs={"dropout": key}
         )

@@ -1,9 +1,10 @@
 """Starting from weights that exist: workdirs of ours or Hugging Face folders.
 
 `init_from` fills the objective, `part_from.teacher` (or another part) one sub-module of it. What is
-exchanged are groups, the first level of a tree of parameters: "network" and each head. A group that
-one side lacks is left out, and said; within a group everything must fit, but that a head of another
-shape, such as that of a task with more classes, starts anew.
+exchanged are groups, the first level of a tree of parameters: "network" and each head, and what an
+ERNIE knows of entities. A group that one side lacks is left out, and said; within a group
+everything must fit, but that a head of another shape, such as that of a task with more classes,
+starts anew.
 """
 
 import json
@@ -17,10 +18,18 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from data_pipeline import tokenizers
+from data_pipeline import entities, tokenizers
 from errors import UserError
-from training import checkpoint, concept_vectors, digests, huggingface
+from training import (
+    checkpoint,
+    concept_vectors,
+    digests,
+    entity_vectors,
+    huggingface,
+    optimizer,
+)
 
+KNOWLEDGE = "network/knowledge"  # what an ERNIE has besides a BERT: a group of its own
 BLOCKS = "stack/blocks/"  # in the paths of parameters that hold one slice for each layer
 TOKENS = "embedder/tokens/table"  # the end of the path of the parameter with a row for each token
 
@@ -53,8 +62,9 @@ def complete(config: ml_collections.ConfigDict) -> None:
     """
     if config.init_from:
         _check_family(config)
+    parts = PARTS.get(config.objective.name, ()) + PARTS.get(config.model.get("name"), ())
     for part, source in config.part_from.items():
-        if source is not None and part not in PARTS.get(config.objective.name, ()):
+        if source is not None and part not in parts:
             raise UserError(
                 f"config.part_from.{part} is of no use to config.objective.name="
                 f"{config.objective.name}: leave it out."
@@ -76,9 +86,14 @@ def complete(config: ml_collections.ConfigDict) -> None:
             sizes | {"dtype": config.model.dtype, "remat": "none"}
         )
     concept_vectors.complete(config)
-    sources = [path for path in (config.init_from, *config.part_from.values()) if path]
+    runs = [config.init_from, *(x for part, x in config.part_from.items() if part != "entities")]
+    sources = [path for path in runs if path]
     if sources and config.data.tokenizer.path is None:
         config.data.tokenizer.path = tokenizer_path(sources[0])
+    if config.init_from and config.model.name == "ernie" and config.data.entities.path is None:
+        names = pathlib.Path(tokenizer_path(config.init_from)) / entities.FILE
+        if names.exists():
+            config.data.entities.path = str(names)
 
 
 def _check_family(config):
@@ -95,15 +110,15 @@ def _check_family(config):
     if there == here and vocabulary and model["vocab_size"] != config.model.vocab_size:
         there += f" with a {vocabulary.kind} vocabulary"
         here += f" with a {config.data.tokenizer.kind} vocabulary"
-    if there != here:
+    if there != here and (there, here) != ("encoder", "ernie"):
         raise UserError(
             f"config.init_from={config.init_from} is of another family, {there} instead of {here}: "
             "choose the config of that family, or another checkpoint."
         )
 
 
-# Objective -> its sub-modules that may come from a run of their own.
-PARTS = {"distill": ("teacher",), "electra": ("generator",)}
+# Objective or network -> its sub-modules that may come from a run of their own, or from a file.
+PARTS = {"distill": ("teacher",), "electra": ("generator",), "ernie": ("entities",)}
 
 
 def _sections(source: str) -> tuple[dict, dict]:
@@ -136,11 +151,33 @@ def load_params(
         rest = {k: v for k, v in params.items() if not config.part_from.get(k)}
         rest = _fill(config.init_from, rest, tokenizer, key, config.init_layers, heads_differ=True)
         params = {**params, **rest}
+    if config.model.name == "ernie":
+        params = _with_vectors(config, params)
     for part, source in config.part_from.items():
-        if source:
+        if source and part != "entities":
             key = f"config.part_from.{part}={source}"
             params = {**params, **_part(part, source, params, tokenizer, key)}
     return params
+
+
+def _with_vectors(config, params):
+    """Returns the parameters of an ERNIE with the vectors of `part_from.entities`, if there are."""
+    path, source = f"{KNOWLEDGE}/entities/table", config.part_from.entities
+    if not source:
+        known = config.init_from and _sections(config.init_from)[0]["name"] == "ernie"
+        if not known and optimizer.path_matcher("config.optim.frozen", config.optim.frozen)(path):
+            raise UserError(
+                "config.optim.frozen keeps the vectors of entities as they are, which are drawn at "
+                "random: give them with config.part_from.entities, or set config.optim.frozen=()."
+            )
+        return params
+    leaves = digests.named_leaves(params)
+    table = leaves[path]
+    vectors = entity_vectors.read(source, (config.model.entities, table.shape[1]))
+    # Row 0 and those behind the last stand for no entity.
+    rows = np.zeros(table.shape, np.float32)
+    rows[1 : len(vectors) + 1] = vectors
+    return _nest(leaves | {path: jax.device_put(rows, table.sharding)})
 
 
 def _part(part, source, params, tokenizer, key):
@@ -179,17 +216,17 @@ def _fill(
         given = digests.named_leaves(published.params)
 
     fresh = digests.named_leaves(params)
-    groups = {name.split("/")[0] for name in given}
-    for group in sorted({name.split("/")[0] for name in fresh} - groups):
+    groups = set(map(_group, given))
+    for group in sorted(set(map(_group, fresh)) - groups):
         logging.warning("%s has no %s: it starts anew.", key, group)
     if heads_differ:
         differ = {
             name for name, x in fresh.items() if name in given and given[name].shape != x.shape
         }
-        for group in sorted({name.split("/")[0] for name in differ} - {"network"}):
+        for group in sorted(set(map(_group, differ)) - {"network", KNOWLEDGE}):
             logging.warning("The %s of %s has another shape: it starts anew.", group, key)
             groups.remove(group)
-    wanted = {name: x for name, x in fresh.items() if name.split("/")[0] in groups}
+    wanted = {name: x for name, x in fresh.items() if _group(name) in groups}
     if not any(name.startswith("network/") for name in wanted):
         raise UserError(f"{key} holds no network of this kind: name another one.")
     for name in sorted(set(given) - set(fresh)):
@@ -240,6 +277,11 @@ def _fill(
         return jax.device_put(value, here.sharding)
 
     return _nest({name: place(name, here) for name, here in fresh.items()})
+
+
+def _group(name: str) -> str:
+    """Returns the group of a parameter."""
+    return KNOWLEDGE if name.startswith(KNOWLEDGE) else name.split("/")[0]
 
 
 def _whole(x: Array) -> jax.sharding.Sharding:

@@ -23,6 +23,7 @@ from model.objectives import (
     classification,
     distill,
     electra,
+    entity_lm,
     gpt_classification,
     kagnet,
     masked_lm,
@@ -37,6 +38,7 @@ OBJECTIVES = {
     "seq2seq_lm": seq2seq_lm.Seq2SeqLM,
     "permutation_lm": permutation_lm.PermutationLM,
     "electra": electra.Electra,
+    "entity_lm": entity_lm.EntityLM,
     "distill": distill.Distill,
     "classification": classification.Classification,
     "gpt_classification": gpt_classification.GptClassification,
@@ -63,6 +65,11 @@ def build(config: Mapping, platform: str) -> nn.Module:
         raise errors.UserError(
             f"config.objective.name={name} does not suit config.model.name={network}: seq2seq_lm "
             "and encoder_decoder belong together."
+        )
+    if name == "entity_lm" and network != "ernie":
+        raise errors.UserError(
+            f"config.objective.name=entity_lm needs the table of entities of config.model.name="
+            f"ernie, which {network} has not: set the objective to masked_lm, or the network."
         )
     fields = objective.__dataclass_fields__
     known = set(fields) - {"network", "parent", "name"}

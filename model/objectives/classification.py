@@ -23,6 +23,7 @@ class Classification(nn.Module):
     classes: int  # C; 1: regression; 0: the sequences of a row are the classes
     dropout: float
     scale: float = 1.0  # of a regression
+    several: bool = False  # whether a row may have several of the classes, or none
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -38,7 +39,8 @@ class Classification(nn.Module):
 
     def __call__(self, batch, *, train: bool):
         """Returns the loss term and further metrics; not in training, the predictions by row."""
-        return heads.judge(self.predict(batch, train=train)["logits"], batch, train=train)
+        judge = heads.judge_several if self.several else heads.judge
+        return judge(self.predict(batch, train=train)["logits"], batch, train=train)
 
     def predict(self, batch, *, train: bool = False) -> dict[str, Float[Array, "..."]]:
         """Returns `logits` [B C]; for regression [B 1], the score itself; of choices [B G]."""

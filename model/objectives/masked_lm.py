@@ -29,7 +29,10 @@ class MaskedLM(nn.Module):
 
     def __call__(self, batch, *, train: bool):
         """Returns the loss terms, whose means are added, and further metrics."""
-        scores = self.predict(batch, train=train)
+        return self.judge(self.predict(batch, train=train), batch)
+
+    def judge(self, scores: Mapping[str, Array], batch):
+        """Returns what a call does, for the scores of `predict`."""
         logits, targets, weights = scores["logits"], batch["targets"], batch["weights"]
         terms = {"masked_lm": losses.mean(losses.cross_entropy(logits, targets), weights)}
         metrics = {"accuracy": losses.mean(losses.correct(logits, targets), weights)}
@@ -42,7 +45,10 @@ class MaskedLM(nn.Module):
 
     def predict(self, batch, *, train: bool = False) -> dict[str, Float[Array, "..."]]:
         """Returns `logits` [B P V] at masked_positions and `sentence_pair` [B G 2]."""
-        hidden = self.network(batch, train=train).hidden
+        return self.score(self.network(batch, train=train).hidden, batch)
+
+    def score(self, hidden: Float[Array, "B T D"], batch) -> dict[str, Float[Array, "..."]]:
+        """Returns what `predict` does, for the states of the network."""
         table = self.network.embedder.tokens
         masked = heads.gather(hidden, batch["masked_positions"])
         scores = {"logits": self.masked_lm(masked, table)}

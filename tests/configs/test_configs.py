@@ -122,6 +122,19 @@ def test_parameter_count_of_reformers(arg, shared, separate, positions):
     assert state.count_parameters(objectives.build(config, "cpu")) == count
 
 
+def test_parameter_count_of_ernie():
+    """114 M in the paper, without the entities' vectors; by the shapes of the released code."""
+    config = load("ernie", "base")
+    params = jax.eval_shape(
+        state.Init(objectives.build(config, "cpu"), optax.identity()), jax.random.key(0)
+    ).params
+    table = params["network"]["knowledge"].pop("entities")
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
+    assert count([params["network"], params["pooler"]]) == 114_050_244
+    assert count(params["entity_key"]) == 77_100
+    assert 0 <= count(table) - 100 * 5_040_987 < 100 * 128  # with row 0, and filled up
+
+
 def count_groups(config, groups):
     init = state.Init(objectives.build(config, "cpu"), optax.identity())
     params = jax.eval_shape(init, jax.random.key(0)).params

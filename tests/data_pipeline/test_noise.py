@@ -287,3 +287,48 @@ def test_permutations_are_different_and_without_order():
 def test_big_sets_need_no_memory():
     place = noise.shuffled(np.arange(100), 10**12, noise.make_keys(3))
     assert len(set(place.tolist())) == 100 and place.max() > 10**11 and place.max() < 10**12
+
+
+def test_words_that_share_their_fate():
+    tokens, lengths, candidates = rows()
+    starts = candidates & (np.arange(128) % 3 == 0)
+    starts[:, [1, 51]] = True  # behind special tokens
+    masking = dataclasses.replace(BERT, together=True, random=0.0)
+    out = mask(tokens, lengths, candidates, starts=starts, masking=masking)
+    masked = out.tokens == 4
+    inside = candidates & ~starts
+    pairs = np.nonzero(inside)
+    np.testing.assert_array_equal(masked[pairs], masked[pairs[0], pairs[1] - 1])
+    chosen = np.zeros(tokens.shape, bool)
+    chosen[np.nonzero(out.weights)[0], out.masked_positions[out.weights > 0]] = True
+    assert masked[chosen].mean() == pytest.approx(0.8, abs=0.02)
+    apart = mask(tokens, lengths, candidates, starts=starts)
+    assert (apart.tokens == 4)[pairs].sum() != masked[pairs].sum()
+
+
+def test_wrong_entities_are_as_many_as_asked_for():
+    """5 % another one, 15 % none, 80 % as it was (ERNIE, section 3.4)."""
+    rng = np.random.default_rng(0)
+    entities = rng.integers(1, 8, (4000, 32)) * (rng.random((4000, 32)) < 0.25)
+    numbers = noise.Misalignment(replace=0.05, drop=0.15, predictions=6, entities=7)
+    keys = noise.make_keys(3, np.arange(4000))
+    out = noise.misalign(entities, keys, numbers)
+    there = entities > 0
+    assert (out.entities[~there] == 0).all() and out.entities.max() == 7
+    now, before = out.entities[there], entities[there]
+    assert (now == 0).mean() == pytest.approx(0.15, abs=0.005)
+    assert (now == before).mean() == pytest.approx(0.80, abs=0.005)
+    others = (now - before)[(now > 0) & (now != before)] % 7
+    assert np.bincount(others, minlength=7)[1:].std() / len(others) < 0.02  # each as often
+    weights = out.entity_weights > 0
+    np.testing.assert_array_equal(weights.sum(axis=1), np.minimum(there.sum(axis=1), 6))
+    rows_of, _ = np.nonzero(weights)
+    np.testing.assert_array_equal(
+        out.entity_targets[weights], entities[rows_of, out.entity_positions[weights]]
+    )
+    assert (np.diff(out.entity_positions, axis=1)[weights[:, 1:]] > 0).all()
+    # A row has its noise wherever it stands.
+    part = noise.misalign(entities[7:9], keys[7:9], numbers)
+    np.testing.assert_array_equal(part.entities, out.entities[7:9])
+    one = noise.misalign(np.ones((9, 9), int), keys[:9], dataclasses.replace(numbers, entities=1))
+    assert set(one.entities.ravel()) <= {0, 1}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipeline.tasks import TASKS
+from data_pipeline.tasks import TASKS, mentions
 from data_pipeline.tasks.choices import CHOICES
 from errors import UserError
 from evaluation import evaluate, scoring
@@ -45,6 +45,32 @@ def test_by_the_libraries():
         assert found["spearman"] == pytest.approx(stats.spearmanr(x, y)[0], rel=1e-5)
 
 
+def test_types_by_hand():
+    """Three mentions: one right, one with a type too many, one without any prediction."""
+    targets = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1]], np.float32)
+    found = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0]], np.float32)
+    scores = scoring.score("figer", found, targets)
+    precision, recall = (1 + 1 / 2 + 0) / 3, (1 + 1 + 0) / 3
+    macro = 2 * precision * recall / (precision + recall)
+    micro = 2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4)
+    want = {"strict_accuracy": 1 / 3, "loose_macro_f1": macro, "micro_f1": micro}
+    assert scores == pytest.approx(want)
+    scores = scoring.score("open-entity", found, targets)
+    assert scores == pytest.approx(
+        {"micro_f1": micro, "micro_precision": 2 / 3, "micro_recall": 1 / 2}
+    )
+    assert scoring.score("figer", 0 * found, targets)["loose_macro_f1"] == 0
+
+
+def test_relations_by_hand():
+    """Class 0: 1 of 2 found; class 1: 1 found, 2 said; class 5: never found."""
+    scores = scoring.score("fewrel", [0, 1, 1, 0], [0, 0, 1, 5])
+    precision, recall = (1 / 2 + 1 / 2 + 0) / 3, (1 / 2 + 1 + 0) / 3
+    f1 = (1 / 2 + 2 / 3 + 0) / 3
+    want = {"macro_f1": f1, "macro_precision": precision, "macro_recall": recall, "accuracy": 0.5}
+    assert scores == pytest.approx(want)
+
+
 def test_constant_predictions_score_nothing():
     assert scoring.score("cola", [1] * 10, TARGETS) == {"matthews": 0.0}
     assert scoring.score("mrpc", [0] * 10, TARGETS)["f1"] == 0.0
@@ -61,7 +87,7 @@ def test_an_answer_that_means_no_class_is_the_wrong_one():
 
 
 def test_every_task_has_metrics():
-    assert set(scoring.TASK_METRICS) == set(TASKS) | set(CHOICES)
+    assert set(scoring.TASK_METRICS) == set(TASKS) | set(CHOICES) | set(mentions.TASKS)
     with pytest.raises(UserError, match="Did you mean 'mrpc'"):
         scoring.score("mprc", PREDICTIONS, TARGETS)
 

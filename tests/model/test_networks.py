@@ -25,6 +25,8 @@ def make(page, rows=3, length=16, **overrides):
     c = tiny.config(page, **overrides)
     if page == "bert":
         batch = batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=3)
+    elif page == "ernie":
+        batch = batches.entity_lm(rows, length, 4, tiny.VOCAB, padding=3)
     elif page == "xlnet":
         batch = batches.permutation_lm(rows, length, 4, tiny.VOCAB, padding=3, memory=6)
     else:
@@ -32,7 +34,7 @@ def make(page, rows=3, length=16, **overrides):
     return c, tiny.params(c), batch
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2", "gpt3", "xlnet"])
+@pytest.mark.parametrize("page", ["bert", "ernie", "gpt2", "gpt3", "xlnet"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_shapes_and_types(page, dtype):
     c, params, batch = make(page, **{"model.dtype": dtype})
@@ -106,11 +108,11 @@ def test_packed_segments_do_not_see_each_other():
         assert (reach[:, 7:10] > 0).all()
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2", "gpt3"])
+@pytest.mark.parametrize("page", ["bert", "ernie", "gpt2", "gpt3"])
 def test_packed_equals_unpacked(page):
     c, params, batch = make(page, rows=2, length=8)
     a, b = ({k: v[i : i + 1] for k, v in batch.items()} for i in (0, 1))
-    fields = ("tokens", "token_types", "positions")
+    fields = ("tokens", "token_types", "positions", "entities")
     packed = {k: np.concatenate([a[k], b[k]], 1) for k in fields if k in a}
     packed["segment_ids"] = np.repeat([[1, 2]], 8, axis=1).reshape(1, 16).astype(np.int32)
     for x in (a, b):
@@ -120,7 +122,7 @@ def test_packed_equals_unpacked(page):
     np.testing.assert_allclose(together, np.concatenate(alone, 1), rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("page", ["bert", "gpt2", "gpt3", "xlnet"])
+@pytest.mark.parametrize("page", ["bert", "ernie", "gpt2", "gpt3", "xlnet"])
 def test_rematerialized_equals_plain(page):
     def loss_and_gradient(remat):
         c, params, batch = make(page, **{"model.remat": remat, "model.dropout": 0.1})

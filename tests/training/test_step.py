@@ -24,6 +24,8 @@ def make_batch(page, rows=16, length=16):
         return batches.knowledge(rows, 3, length, tiny.VOCAB, 100, 17)
     if page == "xlnet":
         return batches.permutation_lm(rows, length, 4, tiny.VOCAB, memory=8, reversed=True)
+    if page == "ernie":
+        return batches.entity_lm(rows, length, 4, tiny.VOCAB, padding=2)
     if not page.startswith(("gpt", "reformer")):
         return batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=2)
     return batches.causal_lm(rows, length, tiny.VOCAB)
@@ -47,10 +49,10 @@ class Run:
     def inside(self):
         return _both(jax.set_mesh(self.mesh), nn.logical_axis_rules(self.rules))
 
-    def compile(self, batch):
+    def compile(self, batch, frozen=lambda path: False):
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
         function = step.make_train_step(
-            self.objective, self.init.optimizer, self.schedule, self.microbatches
+            self.objective, self.init.optimizer, self.schedule, self.microbatches, frozen
         )
         batch = jax.device_put(batch, loader.batch_sharding(self.mesh))
         with self.inside():
@@ -120,10 +122,10 @@ def test_banded_layers_are_the_same_on_a_mesh(devices, reference, capfd):
     assert "rematerialization" not in capfd.readouterr().err.lower()
 
 
-@pytest.mark.parametrize("page", ["albert", "electra", "t5", "xlnet"])
+@pytest.mark.parametrize("page", ["albert", "electra", "ernie", "t5", "xlnet"])
 def test_shared_layers_and_samples_are_the_same_on_a_mesh(page, devices, reference, capfd):
     """ELECTRA samples the same tokens wherever its rows lie; T5's layers share a
-    bias; XLNet has a memory and queries."""
+    bias; XLNet has a memory and queries; ERNIE's candidates are those of the whole batch."""
     c = tiny.config(page, **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
     if "embed_width" in c.model:
         c.model.embed_width = 16
@@ -266,6 +268,7 @@ GOLDEN = {  # loss and gradient norm of the first three steps, recorded on the C
     "gpt1": [[4.577115, 0.543006], [4.579296, 0.535351], [4.558201, 0.543010]],
     "gpt3": [[4.574179, 0.806798], [4.576826, 0.830403], [4.531856, 0.752032]],
     "t5": [[5.169693, 2.089489], [5.19644, 1.992873], [5.123323, 1.994376]],
+    "ernie": [[8.732643, 15.049783], [8.712337, 14.527688], [7.485486, 8.97851]],
     "xlnet": [[4.58436, 0.791567], [4.611005, 0.779344], [4.467773, 0.74521]],
     "kagnet": [[0.210498, 1.848427], [0.210498, 1.848427], [0.086948, 2.039065]],
     "reformer": [[4.598196, 0.507819], [4.591956, 0.518261], [4.583448, 0.504404]],

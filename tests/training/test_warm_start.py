@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import tiny
 
-from data_pipeline import tokenizer_training
+from data_pipeline import entities, tokenizer_training
 from errors import UserError
 from model.objectives import distill
 from training import checkpoint, huggingface, warm_start
@@ -227,3 +228,61 @@ def test_a_family_may_have_another_vocabulary(teacher):
     c = tiny.config("roberta")  # of BERT's size here
     c.init_from = str(teacher[0])
     warm_start.complete(c)
+
+
+def ernie(**overrides):
+    overrides = {"model.depth": DEPTH, "model.entities": 3, "model.entity_width": 8} | overrides
+    return tiny.config("ernie", **overrides)
+
+
+def test_an_ernie_starts_from_a_bert_and_given_vectors(teacher, tokenizer, tmp_path, caplog):
+    folder, theirs = teacher
+    vectors = np.arange(24, dtype=np.float32).reshape(3, 8) / 7
+    np.savetxt(tmp_path / "entity2vec.vec", vectors, delimiter="\t", fmt="%.7g")
+    safetensors.numpy.save_file({"entities": vectors}, tmp_path / "vectors.safetensors")
+    for path in (tmp_path / "entity2vec.vec", tmp_path / "vectors.safetensors", tmp_path):
+        c = ernie(init_from=str(folder))
+        c.part_from.entities = str(path)
+        warm_start.complete(c)
+        fresh = tiny.params(c)
+        with caplog.at_level(logging.WARNING):
+            ours = warm_start.load_params(c, fresh, tokenizer)
+        assert "has no network/knowledge: it starts anew" in caplog.text
+        same(ours["network"]["stack"], theirs["network"]["stack"])
+        same(ours["pooler"], theirs["pooler"])
+        knowledge = ours["network"]["knowledge"]
+        table = np.asarray(knowledge["entities"]["table"])
+        np.testing.assert_allclose(table[1:4], vectors, rtol=1e-6)
+        assert (table[[0, *range(4, 128)]] == 0).all()
+        same(knowledge["blocks"], fresh["network"]["knowledge"]["blocks"])
+
+
+def test_an_ernie_goes_on_with_its_entities(tokenizer, tmp_path):
+    c = ernie()
+    workdir, theirs = save(tmp_path / "run", c, tiny.params(c), tokenizer)
+    entities.Entities(["Q1", "Q2", "Q3"]).save(workdir / "tokenizer")
+    c = ernie(init_from=str(workdir))
+    c.objective = dict(name="classification", classes=2, dropout=0.0)
+    c.optim.frozen = ("knowledge/entities/",)
+    warm_start.complete(c)
+    assert c.data.entities.path == f"{workdir}/tokenizer/entity2id.txt"
+    ours = warm_start.load_params(c, tiny.params(c), tokenizer)
+    same(ours["network"], theirs["network"])
+
+
+def test_wrong_vectors_of_entities_are_told(tokenizer, tmp_path):
+    c = ernie()
+    c.optim.frozen = ("knowledge/entities/",)
+    with pytest.raises(UserError, match="drawn at random: give them with config.part_from"):
+        warm_start.load_params(c, tiny.params(c), tokenizer)
+    (tmp_path / "v.vec").write_text("1\t2\n3\t4\n")
+    c.part_from.entities = str(tmp_path / "v.vec")
+    with pytest.raises(UserError, match="has 2 vectors of width 2: set config.model.entities"):
+        warm_start.load_params(c, tiny.params(c), tokenizer)
+    (tmp_path / "v.vec").write_text("one two\n")
+    with pytest.raises(UserError, match="holds no vectors of entities"):
+        warm_start.load_params(c, tiny.params(c), tokenizer)
+    bert = tiny.config("bert")
+    bert.part_from.entities = str(tmp_path / "v.vec")
+    with pytest.raises(UserError, match="part_from.entities is of no use"):
+        warm_start.complete(bert)

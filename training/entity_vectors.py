@@ -1,0 +1,45 @@
+"""Vectors of entities from files: an entity's id, from 0, is the number of its row.
+
+They are a file in safetensors with a table `entities`, or a folder with such a vectors.safetensors,
+as scripts/train_transe.py leaves it; or text with a line of numbers for each entity, which is the
+released layout of ERNIE (entity2vec.vec).
+"""
+
+import os
+import pathlib
+
+import numpy as np
+import safetensors
+from jaxtyping import Float
+
+from errors import UserError
+
+TABLE, FILE = "entities", "vectors.safetensors"
+
+
+def read(path: str | os.PathLike, shape: tuple[int, int]) -> Float[np.ndarray, "V Y"]:
+    """Returns the vectors in float32.
+
+    Args:
+      path: of the file or folder.
+      shape: that the model needs: entities, width.
+
+    Raises:
+      UserError: if they cannot be read, or are of another shape.
+    """
+    path = pathlib.Path(path).expanduser()
+    path = path / FILE if path.is_dir() else path
+    try:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, framework="np") as file:
+                vectors = file.get_tensor(TABLE)
+        else:
+            vectors = np.loadtxt(path, np.float32, ndmin=2)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} holds no vectors of entities ({error}): give another.") from error
+    if vectors.shape != shape:
+        raise UserError(
+            f"{path} has {len(vectors)} vectors of width {vectors.shape[-1]}: set config.model."
+            f"entities and entity_width, which are {shape[0]} and {shape[1]}, to these."
+        )
+    return vectors.astype(np.float32)
