@@ -29,6 +29,7 @@ from data_pipeline import (
     tokenizer_training,
     tokenizers,
 )
+from data_pipeline import corpus as corpora
 from data_pipeline.tasks import (
     choice,
     classification,

@@ -28,7 +28,8 @@ class Setup:
     objective: nn.Module
     schedule: Callable[[Array], Array]
     init: state_lib.Init
-    frozen: Callable[[str], bool]  # whether the parameter at a path stands still
+    # Whether the parameter at a path stands still.
+    frozen: Callable[[str], bool] = lambda path: False
 
     @contextlib.contextmanager
     def placed(self) -> Iterator[None]:
