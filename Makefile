@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 EXTRAS ?= dev
 JOBS ?= 2# test files at a time; each holds up to 4 GiB
 
-.PHONY: install demo test test-slow lint
+.PHONY: install demo test test-slow slurm-test lint
 
 install: $(VENV)/installed-$(EXTRAS)
 
@@ -32,6 +32,10 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow --numprocesses=$(JOBS)
+
+slurm-test: install
+	.ci/install-slurm
+	timeout --kill-after=60 600 $(BIN)/python -m pytest tests/slurm_cluster.py
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -125,7 +125,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
             with log.aside("save"):  # waits for the losses: nothing that is not finite is saved
                 checkpoints.save(step, state, meta=meta, metrics=metrics)
 
-        # The loop. Nothing in it waits for the device but evaluations and saves.
+        # The loop. Evaluations and saves wait for the device, a step for the one four before it.
         with contextlib.ExitStack() as stack:
             stack.callback(log.close)
             stack.callback(checkpoints.close)

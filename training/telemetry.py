@@ -28,6 +28,9 @@ from errors import UserError
 from training import chips, progress
 
 _CHECKED = ("loss", "grad_norm")  # a run stops at the first step where one of these is not finite
+# Steps that the host may be ahead of the device: enough to keep it busy. Whoever tells the run to
+# stop waits for these and for the save.
+_AHEAD = 4
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -35,7 +38,8 @@ class Telemetry:
     """Follows a run without making the device wait for the host.
 
     `on_step` queues the metrics of a step as they are, still being computed; every later call takes
-    from the queue what is finished by then. Only `flush`, and what is said to call it, waits.
+    from the queue what is finished by then, and waits only where the host is more than `_AHEAD`
+    steps ahead. `flush`, and what is said to call it, waits for all.
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class Telemetry:
         self._trace(start_step + 1)
 
     def on_step(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the metrics of a dispatched step, and handles the finished ones. Does not wait.
+        """Takes the metrics of a dispatched step, and handles the finished ones.
 
         Args:
           step: how many steps are done when this one is; the first is 1.
@@ -108,6 +112,8 @@ class Telemetry:
             value.copy_to_host_async()
         self._queue.append((step, dict(metrics)))
         while self._queue and all(value.is_ready() for value in self._queue[0][1].values()):
+            self._finish(*self._queue.popleft())
+        while len(self._queue) > _AHEAD:
             self._finish(*self._queue.popleft())
         self._trace(step + 1)
 

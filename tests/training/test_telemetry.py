@@ -157,6 +157,16 @@ def test_on_step_waits_for_nothing_and_keeps_the_order(tmp_path):
     follower.close()  # with a step in the queue: after an error it must not wait either
 
 
+def test_the_host_is_a_few_steps_ahead_at_most(tmp_path):
+    """Or whoever says stop would wait for all of them, behind 30 steps of seconds each."""
+    follower = start(tmp_path)
+    for step in range(1, 5):
+        follower.on_step(step, {"loss": Unready()})
+    with pytest.raises(AssertionError, match="waited for the device"):
+        follower.on_step(5, {"loss": Unready()})
+    follower.close()
+
+
 def test_with_real_dispatch(tmp_path):
     """The host runs ahead of a slow step; flush catches up."""
 
