@@ -21,6 +21,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import ml_collections
 
@@ -42,6 +43,15 @@ SHARD_BYTES = 16 << 20
 TRAINING_BYTES = 256 << 20  # of text are enough for a vocabulary, and SentencePiece keeps all of it
 # Called with a stage, bytes of text done and, where the source knows, about how many there are.
 Progress = Callable[[str, int, int | None], None]
+
+
+class Writer(Protocol):
+    """Makes the shards of a corpus in its own way (beam.py)."""
+
+    name: str
+
+    def __call__(self, source, tokenizer, directory: pathlib.Path, plan: dict) -> dict:
+        """Writes them; returns the counts and the names of the shards of each split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +108,12 @@ def prepare_corpus(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
     annotator: annotations.Annotator | None = None,
+    writer: Writer | None = None,
 ) -> Corpus:
     """Tokenizes a source into `directory`, or goes on where an earlier call stopped.
 
-    The result does not depend on `workers` or on interruptions, byte for byte.
+    The result does not depend on `workers` or on interruptions, byte for byte. Another `writer`
+    makes the same records, in other shards.
 
     Args:
       source: the documents.
@@ -112,6 +124,7 @@ def prepare_corpus(
       shard_bytes: bytes of text in a chunk, before the split.
       progress: called after each chunk.
       annotator: says what entities and phrases there are; None: they are not kept.
+      writer: what makes the shards, of text that is not annotated; None: processes of this machine.
 
     Raises:
       UserError: for a folder with another corpus, unreadable or too little text, a full disk.
@@ -129,12 +142,19 @@ def prepare_corpus(
         "shard_bytes": shard_bytes,
         **_annotated(annotator),
     }
+    if writer is not None:
+        plan["writer"] = writer.name
     with files.exclusive(directory):
         _check_plan(directory, plan)
         if not (directory / "manifest.json").exists():
             files.remove_temporaries(directory)
-            workers = workers or files.cores()
-            splits = _write_all(source, tokenizer, annotator, directory, plan, workers, progress)
+            if writer is not None:
+                splits = writer(source, tokenizer, directory, plan)
+            else:
+                workers = workers or files.cores()
+                splits = _write_all(
+                    source, tokenizer, annotator, directory, plan, workers, progress
+                )
             _check_splits(splits, source.spec, valid_fraction)
             manifest = plan | {"source_spec": source.spec, "splits": splits}
             files.write_json(directory / "manifest.json", manifest)
@@ -146,7 +166,10 @@ def _check_plan(directory: pathlib.Path, plan: dict) -> None:
     if not path.exists():
         return files.write_json(path, plan)
     old = json.loads(path.read_text())
-    changed = [key for key in plan if plan[key] != old.get(key)]
+    keys = {**old, **plan}
+    if (directory / "manifest.json").exists():
+        keys.pop("writer", None)  # who made what is finished does not matter
+    changed = [key for key in keys if plan.get(key) != old.get(key)]
     if changed:
         raise UserError(
             f"{directory} was begun with another {', '.join(changed)}: name another folder, or "
@@ -197,7 +220,9 @@ def _write_all(source, tokenizer, annotator, directory, plan, workers, progress)
     return {
         split: {
             **{unit: sum(counts[split][unit] for counts in results.values()) for unit in UNITS},
-            "shards": [_shard(split, i) for i in sorted(results) if results[i][split]["documents"]],
+            "shards": [
+                shard_name(split, i) for i in sorted(results) if results[i][split]["documents"]
+            ],
         }
         for split in SPLITS
     }
@@ -217,22 +242,42 @@ def _write_chunk(
         return index, json.loads(path.read_text())
     counts = {split: dict.fromkeys(UNITS, 0) for split in SPLITS}
     documents = {split: [] for split in SPLITS}
-    for text, ids, *columns in _tokenize(tokenizer, annotator, found):
-        split = "valid" if held_out(text, valid_fraction) else "train"
-        tokens, lengths = list(itertools.chain(*ids)), list(map(len, ids))
-        documents[split].append(records.encode_arrays(tokens, lengths, *columns))
-        sizes = (1, len(lengths), len(tokens), len(text.encode()))
-        for unit, size in zip(UNITS, sizes, strict=True):
-            counts[split][unit] += size
+    for document in encode(tokenizer, annotator, found, valid_fraction):
+        documents[document.split].append(document.record)
+        for unit, size in zip(UNITS, document.sizes, strict=True):
+            counts[document.split][unit] += size
     for split in SPLITS:
         if documents[split]:
-            records.write_records(directory / _shard(split, index), documents[split])
+            records.write_records(directory / shard_name(split, index), documents[split])
     files.write_json(path, counts)
     return index, counts
 
 
-def _shard(split: str, index: int) -> str:
+def shard_name(split: str, index: int) -> str:
+    """Returns the file name of a shard."""
     return f"{split}-{index:05}.array_record"
+
+
+class Encoded(NamedTuple):
+    """A document as it is stored: its split, its record, and its size in each of UNITS."""
+
+    split: str
+    record: bytes
+    sizes: tuple[int, ...]
+
+
+def encode(
+    tokenizer: tokenizers.Tokenizer,
+    annotator: annotations.Annotator | None,
+    documents: list[sources.Document],
+    valid_fraction: float,
+) -> Iterator[Encoded]:
+    """Yields each document that has tokens."""
+    for text, ids, *columns in _tokenize(tokenizer, annotator, documents):
+        split = "valid" if held_out(text, valid_fraction) else "train"
+        tokens, lengths = list(itertools.chain(*ids)), list(map(len, ids))
+        sizes = (1, len(lengths), len(tokens), len(text.encode()))
+        yield Encoded(split, records.encode_arrays(tokens, lengths, *columns), sizes)
 
 
 def _tokenize(tokenizer, annotator, documents: list[sources.Document]) -> Iterator[tuple]:

@@ -1,9 +1,13 @@
-"""Tokenizes a corpus into shards: the step that train.py does by itself, alone, for big corpora.
+r"""Tokenizes a corpus into shards: the step that train.py does by itself, alone, for big corpora.
 
     python scripts/prepare_corpus.py --source=text/wikipedia --tokenizer=bert-base-uncased-vocab.txt
 
 Without --output the corpus goes where train.py looks for it. Start the same command again after an
-interruption: it goes on at the first unfinished shard.
+interruption: it goes on at the first unfinished shard. With --runner=beam an Apache Beam pipeline
+does the work (extra `beam`), in this process or, by Beam's own options, on other machines:
+
+    python scripts/prepare_corpus.py --source=PATH --tokenizer=vocab.txt --runner=beam \
+        --beam=runner=FlinkRunner --beam=flink_master=HOST:8081
 """
 
 import pathlib
@@ -13,6 +17,7 @@ from absl import app, flags
 
 import errors
 from data_pipeline import (
+    beam,
     corpus,
     progress,
     sources,
@@ -40,6 +45,8 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder of the corpus; default: in 
 CACHE_DIR = flags.DEFINE_string("cache_dir", "~/.cache/bert-to-gpt3", "As data.cache_dir.")
 VALID_FRACTION = flags.DEFINE_float("valid_fraction", 0.02, "Share of held-out documents.")
 WORKERS = flags.DEFINE_integer("workers", None, "Processes; default: all cores.", lower_bound=1)
+RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "What does the work.")
+BEAM = flags.DEFINE_multi_string("beam", [], "KEY=VALUE of Beam's options; repeatable.")
 SHARD_MB = flags.DEFINE_integer("shard_mb", 16, "Megabytes of text in a shard.", lower_bound=1)
 
 
@@ -50,6 +57,13 @@ def main(argv: list[str]) -> None:
         raise errors.UserError(f"{argv[1]!r} is not a flag: give --source={argv[1]}.")
     if (TOKENIZER.value is None) == (KIND.value is None):
         raise errors.UserError("Give either --tokenizer or, to train one, --tokenizer_kind.")
+    if RUNNER.value != "beam" and BEAM.value:
+        raise errors.UserError("--beam has options of --runner=beam: set that, or leave it out.")
+    if RUNNER.value == "beam" and WORKERS.value:
+        raise errors.UserError("--workers are those of --runner=local: leave it out.")
+    writer = None
+    if RUNNER.value == "beam":
+        writer = beam.Writer([f"--{option}" for option in BEAM.value])
     cache = pathlib.Path(CACHE_DIR.value).expanduser()
     source = sources.open_source(SOURCE.value, LAYOUT.value)
     with progress.shown() as report:
@@ -79,6 +93,7 @@ def main(argv: list[str]) -> None:
             workers=WORKERS.value,
             shard_bytes=SHARD_MB.value << 20,
             progress=report,
+            writer=writer,
         )
     print(made.directory)
     for split, counts in made.manifest["splits"].items():
