@@ -24,7 +24,7 @@ from ml_collections import config_flags
 import errors
 from data_pipeline import loader, pipeline, progress
 from evaluation import evaluate, scoring
-from training import checkpoint, compilation_cache, sharding, telemetry, warm_start
+from training import checkpoint, compilation_cache, resume, sharding, telemetry, warm_start
 from training import setup as setup_lib
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
@@ -49,7 +49,19 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
       UserError: for whatever in config, data or workdir must be changed.
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
+    while True:
+        try:
+            return _train(config, workdir)
+        except telemetry.BadStep as bad:
+            rollbacks = len(resume.left_out(workdir))
+            if config.guard.policy != "rollback" or rollbacks >= config.guard.limit:
+                raise
+            saved = checkpoint.saved_steps(workdir / "checkpoints")
+            resume.leave_out(workdir, saved[-1] if saved else 0, bad.step)
 
+
+def _train(config, workdir):
+    """Trains until the end or a bad step."""
     # What to train, and how.
     setup = setup_lib.prepare(config)
     mesh, objective, sizes = setup.mesh, setup.objective, setup.sizes
@@ -68,8 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
             keep_best=config.checkpoint.keep_best,
             best=config.checkpoint.best,
         )
-        meta = {"tokenizer": data.tokenizer.fingerprint, "batch_size": config.batch_size}
-        meta["batch_ramp"] = config.batch_ramp.to_dict()
+        meta = resume.meta(config, data.tokenizer.fingerprint, data.fingerprint)
         restored = checkpoints.restore(abstract)
         if restored is None:
             state = setup.init.sharded(jax.random.key(config.seed), abstract)
@@ -77,7 +88,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
             state = state.replace(params=params)
         else:
             state, saved_meta = restored
-            _check_continues(saved_meta, meta, workdir)
+            resume.check_continues(saved_meta, meta, workdir)
         first = int(state.step)
 
         # The step, compiled for this mesh.
@@ -102,12 +113,16 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
             profile=tuple(config.log.profile),
             primary=jax.process_index() == 0,
             start_step=first,
+            may_skip=config.guard.limit if config.guard.policy == "skip" else 0,
         )
         log.say(
             f"{sum(x.size for x in jax.tree.leaves(state.params)):,} parameters on "
             f"{mesh.size} device(s); {len(data.train):,} rows of text; step {first} of "
             f"{config.total_steps}."
         )
+        left_out = resume.left_out(workdir)
+        for saved, bad in left_out:
+            log.say(f"Step {bad} was bad: from step {saved} on the rows are those behind it.")
 
         # Rows past the end of the held-out text are padding without weight.
         held_out_batches = -(-len(data.valid) // config.batch_size)
@@ -138,6 +153,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
                     prefetch=config.data.prefetch,
                     start_step=first,
                     end_step=config.total_steps,
+                    left_out=left_out,
                 )
             )
             if first >= config.total_steps:
@@ -176,26 +192,6 @@ def _check_intervals(config):
     ):
         if value < least:
             raise errors.UserError(f"config.{name}={value} must be at least {least}.")
-
-
-def _check_continues(saved, now, workdir):
-    """Refuses to continue a run on text that is cut by another vocabulary, or in other batches."""
-    if saved["tokenizer"] != now["tokenizer"]:
-        raise errors.UserError(
-            f"The run in {workdir} was started with another vocabulary: give that one with "
-            "config.data.tokenizer.path, or choose another --workdir."
-        )
-    if saved["batch_size"] != now["batch_size"]:
-        raise errors.UserError(
-            f"The run in {workdir} has config.batch_size={saved['batch_size']}: keep it (to save "
-            "memory raise config.microbatches), or choose another --workdir with "
-            f"config.init_from={workdir}."
-        )
-    if saved.get("batch_ramp", now["batch_ramp"]) != now["batch_ramp"]:
-        raise errors.UserError(
-            f"The run in {workdir} has config.batch_ramp={saved['batch_ramp']}: keep it, or choose "
-            f"another --workdir with config.init_from={workdir}."
-        )
 
 
 @contextlib.contextmanager

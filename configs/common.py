@@ -67,6 +67,14 @@ def base() -> ml_collections.ConfigDict:
             "best": "min:valid/loss",  # by this metric: max: the more, the better
         }
     )
+    # A step is bad whose loss or gradient is not finite, or whose loss is a spike (guard.py).
+    config.guard = ml_collections.ConfigDict(
+        {
+            "policy": "stop",  # skip: do not take it; rollback: to the last checkpoint, other rows
+            "spike": 0.0,  # a loss above so many times the mean of the last ones; 0: none is
+            "limit": 10,  # bad steps in a row, or rollbacks, after which the run stops all the same
+        }
+    )
     config.log = ml_collections.ConfigDict(
         {
             "every": 50,

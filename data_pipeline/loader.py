@@ -1,7 +1,8 @@
 """From a dataset to global sharded arrays: worker processes, prefetch, and a state of one number.
 
 Row r of step s is row s * batch_size + r of the dataset, whatever the mesh and the number of
-processes; each process builds only the rows that its own devices hold.
+processes; each process builds only the rows that its own devices hold. A run that has left rows out
+(training/resume.py) is ahead by so many from then on.
 
 While the batch grows (see `Sizes`), the rows of a step follow those of the one before, and the rest
 of the batch is padding: its shape stays, and the train step skips microbatches without a token.
@@ -11,7 +12,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import jax
@@ -61,13 +62,15 @@ class _LocalBatch:
     sizes: Sizes
     microbatches: int
     rows: np.ndarray  # which rows of the batch, rising
+    left_out: tuple[tuple[int, int], ...]  # (from which step on, how many rows are left out)
 
     def __call__(self, step: int) -> rows.Rows:
         # Microbatch m has the rows m, m + M, ...: of a smaller batch the first ones are full.
         used = self.sizes.rows(step) * self.microbatches // self.sizes.full
         turn, place = np.divmod(self.rows, self.microbatches)
         real = place < used
-        index = self.sizes.before(step) + (turn * used + place)[real]
+        before = self.sizes.before(step) + sum(n for start, n in self.left_out if step >= start)
+        index = before + (turn * used + place)[real]
         batch = self.dataset.batch(index)
         if real.all():
             return batch
@@ -130,6 +133,7 @@ class Loader:
         prefetch: int = 8,
         start_step: int = 0,
         end_step: int | None = None,
+        left_out: Sequence[tuple[int, int]] = (),
     ):
         """Starts nothing yet: the first `next` does.
 
@@ -143,6 +147,8 @@ class Loader:
           prefetch: batches built and on the devices ahead.
           start_step: the first step.
           end_step: one past the last; None: never ends.
+          left_out: (step, later step): from the first of them on, the rows are those that would
+            have come from the second one on.
 
         Raises:
           UserError: when batch_size does not divide.
@@ -154,7 +160,9 @@ class Loader:
         for index in self._sharding.addressable_devices_indices_map((batch_size,)).values():
             held[index] = True
         self._rows = np.flatnonzero(held)
-        self._make = _LocalBatch(dataset, ramp or Sizes(batch_size), microbatches, self._rows)
+        ramp = ramp or Sizes(batch_size)
+        skips = tuple((start, ramp.before(end) - ramp.before(start)) for start, end in left_out)
+        self._make = _LocalBatch(dataset, ramp, microbatches, self._rows, skips)
         self._workers = workers
         self._prefetch = max(1, prefetch)
         self._end_step = _FOREVER if end_step is None else end_step

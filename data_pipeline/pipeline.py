@@ -5,6 +5,7 @@ records of a pipeline (see example_records.py). What it returns needs the files 
 """
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from data_pipeline import (
     tokenizers,
 )
 from data_pipeline import corpus as corpora
+from data_pipeline import records as record_files
 from data_pipeline.tasks import (
     choice,
     classification,
@@ -106,6 +108,17 @@ class Data(NamedTuple):
     manifest: dict  # of the corpus: counts of documents, tokens and bytes; {} for a task
     # What the held-out rows ask, where answers are parts of a context.
     asked: spans.Windows | text_to_text.Asked | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the training text, and of the training rows that are not cut from text."""
+        digest = hashlib.blake2b(self.manifest.get("source", "").encode(), digest_size=16)
+        parts = self.train.parts if isinstance(self.train, mixture.Mixture) else {"": self.train}
+        for part in parts.values():
+            if not isinstance(part.records, record_files.Records):  # those are the text's
+                for record in part.records:
+                    digest.update(len(record).to_bytes(8) + record)
+        return digest.hexdigest()
 
 
 def chosen(config: ml_collections.ConfigDict) -> type:

@@ -17,7 +17,7 @@ import optax
 from data_pipeline import loader, pipeline
 from errors import UserError
 from evaluation import evaluate, scoring
-from training import checkpoint, telemetry, warm_start
+from training import checkpoint, resume, telemetry, warm_start
 from training import setup as setup_lib
 from training import step as step_lib
 
@@ -113,8 +113,7 @@ def train(
                     log.write(step, results[-1])
         for i, (log, workdir, d) in enumerate(zip(logs, workdirs, data, strict=True)):
             state = jax.tree.map(lambda x, i=i: x[i], states)
-            meta = {"tokenizer": d.tokenizer.fingerprint, "batch_size": config.batch_size}
-            meta["batch_ramp"] = config.batch_ramp.to_dict()
+            meta = resume.meta(config, d.tokenizer.fingerprint, d.fingerprint)
             with log.aside("save"):
                 best = config.checkpoint.best
                 saver = checkpoint.Checkpointer(
@@ -128,6 +127,8 @@ def train(
 def _check(configs, workdirs):
     if jax.process_count() > 1:
         raise UserError("Runs are trained together in one process only: leave --vmap out.")
+    if configs[0].guard.policy != "stop" or configs[0].guard.spike:
+        raise UserError("Runs that are trained together have no config.guard: leave --vmap out.")
 
     def rest(config):
         values = config.copy_and_resolve_references().to_dict()

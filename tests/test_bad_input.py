@@ -12,6 +12,7 @@ import train
 from configs import bert, gpt2
 from data_pipeline import tokenizer_training
 from errors import UserError
+from training import resume
 
 TEXT = "\n".join(
     f"The {a} {b} sees the {c}. It says that {a} is {b}.\n"
@@ -140,11 +141,19 @@ def test_a_run_is_not_continued_with_another_config(overrides, message, finished
     assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == before
 
 
+def test_a_run_is_not_continued_with_other_text():
+    saved = {"tokenizer": "a", "text": "b1", "batch_size": 8, "batch_ramp": {}}
+    with pytest.raises(UserError, match="its hash was b1 and is c2. Restore the text"):
+        resume.check_continues(saved, saved | {"text": "c2"}, "run")
+    old = {name: value for name, value in saved.items() if name != "text"}
+    resume.check_continues(old, saved, "run")
+
+
 def test_a_run_is_not_continued_with_another_ramp():
     saved = {"tokenizer": "a", "batch_size": 8, "batch_ramp": {"start": 2, "steps": 9}}
     with pytest.raises(UserError, match="has config.batch_ramp=.*'start': 2.*: keep it"):
-        train._check_continues(saved, saved | {"batch_ramp": {"start": 0, "steps": 0}}, "run")
-    train._check_continues(saved, saved, "run")
+        resume.check_continues(saved, saved | {"batch_ramp": {"start": 0, "steps": 0}}, "run")
+    resume.check_continues(saved, saved, "run")
 
 
 def test_init_from_refuses_another_vocabulary(finished, cache, tmp_path):

@@ -160,7 +160,7 @@ class Checkpointer:
 
     def all_steps(self) -> list[int]:
         """Returns the steps whose checkpoints are completely written, in order."""
-        return _steps(self._directory)
+        return saved_steps(self._directory)
 
     def best_step(self) -> int | None:
         """Returns the best step, or None if none was saved with its metric."""
@@ -256,7 +256,7 @@ def _choose_steps(
     directory: pathlib.Path, step: int | str | None, best: str = retention.BY_LOSS
 ) -> list[int]:
     """Returns the steps that may be read, rising."""
-    steps = _steps(directory)
+    steps = saved_steps(directory)
     if not steps:
         raise UserError(f"There is no checkpoint in {directory}: train first or name another one.")
     if step == "best":
@@ -375,7 +375,8 @@ def _read_manifest(path: pathlib.Path) -> dict:
     return sealed["body"]
 
 
-def _steps(directory: pathlib.Path) -> list[int]:
+def saved_steps(directory: pathlib.Path) -> list[int]:
+    """Returns the steps of the checkpoints that are completely written, in order."""
     if not directory.is_dir():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
@@ -384,7 +385,7 @@ def _steps(directory: pathlib.Path) -> list[int]:
 def _scores(directory: pathlib.Path, best: retention.Best) -> dict[int, float]:
     """Returns step -> score, of the checkpoints that have one and a readable manifest."""
     scores = {}
-    for step in _steps(directory):
+    for step in saved_steps(directory):
         try:
             scores[step] = best.score(_read_manifest(directory / str(step))["metrics"])
         except Exception as error:  # damage of any kind, told in full when the step is restored

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from data_pipeline import loader
 from model import objectives
-from training import optimizer, sharding, warm_start
+from training import guard, optimizer, sharding, warm_start
 from training import state as state_lib
 from training import step as step_lib
 
@@ -77,6 +77,7 @@ def prepare(
       UserError: for whatever does not fit together.
     """
     warm_start.complete(config)
+    guard.check(config.guard)
     mesh = sharding.make_mesh(config.mesh, devices)
     loader.check_batch(config.batch_size, config.microbatches, mesh)
     objective = objectives.build(config, mesh.devices.flat[0].platform)
@@ -87,6 +88,9 @@ def prepare(
         microbatches=config.microbatches,
         objective=objective,
         schedule=optimizer.schedule(config.optim, config.total_steps),
-        init=state_lib.Init(objective, optimizer.build(config.optim, config.total_steps)),
+        init=state_lib.Init(
+            objective,
+            guard.wrap(optimizer.build(config.optim, config.total_steps), config.guard),
+        ),
         frozen=optimizer.path_matcher("config.optim.frozen", config.optim.frozen),
     )

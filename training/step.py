@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from model import losses
+from training import guard
 from training import optimizer as optimizer_lib
 from training import state as state_lib
 
@@ -50,6 +51,7 @@ def make_train_step(
         return {name: term.weight for name, term in terms.items()}
 
     grad_fn = jax.grad(loss_fn, has_aux=True)
+    optimizer = optax.with_extra_args_support(optimizer)  # the loss is for guard.py
 
     def accumulate(params, batch, key):
         """Gradients and totals over the microbatches."""
@@ -77,9 +79,12 @@ def make_train_step(
     def train_step(state, batch, key):
         """Returns the next state and this step's metrics as scalars."""
         gradients, totals = accumulate(state.params, batch, jax.random.fold_in(key, state.step))
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         metrics = summarize(*totals, objective.weights)
+        updates, opt_state = optimizer.update(
+            gradients, state.opt_state, state.params, value=metrics["loss"]
+        )
+        params = optax.apply_updates(state.params, updates)
+        metrics |= guard.metrics(opt_state)
         metrics["grad_norm"] = optax.tree.norm(gradients)
         metrics["lr"] = jnp.asarray(schedule(state.step), jnp.float32)
         metrics["tokens"] = (batch["segment_ids"] > 0).sum()

@@ -34,6 +34,15 @@ _AHEAD = 4
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
+class BadStep(UserError):
+    """A step whose loss or gradient is not finite, or whose loss is a spike."""
+
+    def __init__(self, step: int, message: str):
+        """Takes the step, the first being 1, and what happened."""
+        super().__init__(message)
+        self.step = step
+
+
 class Telemetry:
     """Follows a run without making the device wait for the host.
 
@@ -55,6 +64,7 @@ class Telemetry:
         profile: tuple[int, ...] = (),
         primary: bool = True,
         start_step: int = 0,
+        may_skip: int = 0,
     ):
         """Removes the rows behind `start_step` and opens the files.
 
@@ -69,12 +79,14 @@ class Telemetry:
           profile: first and last step of a trace for TensorBoard's profile tab; () for none.
           primary: whether this process writes and prints; the others only check the loss.
           start_step: the step of the checkpoint that the run continues; 0 for a new run.
+          may_skip: bad steps in a row that are only told, for they are not taken (guard.py).
 
         Raises:
           UserError: if metrics.jsonl is damaged elsewhere than in its last line.
         """
         self._workdir = pathlib.Path(workdir)
         self._every, self._total_steps = every, total_steps
+        self._may_skip, self._skipped = may_skip, 0
         self._primary = primary
         self._queue: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
         kind = jax.devices()[0].device_kind
@@ -85,6 +97,7 @@ class Telemetry:
             peak_flops=peak and peak * jax.device_count(),
             full_steps=full_steps,
         )
+        self._alone = jax.process_count() == 1
         self._profile = profile if primary else ()
         self._tracing = False
         if primary:
@@ -106,12 +119,13 @@ class Telemetry:
           metrics: scalars on the device; `tokens`, if there, counts those that are not padding.
 
         Raises:
-          UserError: if loss or grad_norm of a finished step is not finite.
+          BadStep: if loss or grad_norm of a finished step is not finite, or the step was skipped.
         """
         for value in metrics.values():
             value.copy_to_host_async()
         self._queue.append((step, dict(metrics)))
-        while self._queue and all(value.is_ready() for value in self._queue[0][1].values()):
+        # Several processes must stop behind the same step: there only the queue's length counts.
+        while self._alone and self._queue and _ready(self._queue[0][1]):
             self._finish(*self._queue.popleft())
         while len(self._queue) > _AHEAD:
             self._finish(*self._queue.popleft())
@@ -121,7 +135,7 @@ class Telemetry:
         """Waits for all queued steps, then brings all rows to the disk.
 
         Raises:
-          UserError: if loss or grad_norm of one of the steps is not finite.
+          BadStep: as `on_step`.
         """
         # One by one: after a NaN other processes may stop, and waiting for later steps would hang.
         while self._queue:
@@ -167,20 +181,31 @@ class Telemetry:
     def _finish(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Checks one finished step and, if it is its turn, writes its row."""
         values = {name: float(np.asarray(value)) for name, value in metrics.items()}
-        for name in _CHECKED:
-            if not math.isfinite(values.get(name, 0.0)):
-                became = "NaN" if math.isnan(values[name]) else "infinite"
-                raise UserError(
-                    f"{name} became {became} at step {step}: lower optim.lr, raise "
-                    "optim.warmup_steps or lower optim.clip_norm, and start again; the last "
-                    "checkpoint is from before it."
-                )
+        self._check(step, values)
         perf = self._clock.tick(step, values.get("tokens"))
         if self._primary:
             self._progress.step(step, values.get("loss"), perf)
         if step % self._every == 0 or step == self._total_steps:
             self._write_row(step, {f"train/{name}": v for name, v in values.items()}, perf)
             self._clock.begin_lap(step)
+
+    def _check(self, step: int, values: Mapping[str, float]) -> None:
+        """Raises a BadStep, or tells of it if more may be skipped."""
+        what = f"loss {values['loss']:.4g} is a spike" if values.get("skipped") else ""
+        for name in reversed(_CHECKED):
+            if not math.isfinite(values.get(name, 0.0)):
+                what = f"{name} became {'NaN' if math.isnan(values[name]) else 'infinite'}"
+        if not what:
+            self._skipped = 0
+            return
+        self._skipped += 1
+        if self._skipped > self._may_skip:
+            raise BadStep(
+                step,
+                f"{what} at step {step}: lower optim.lr, raise optim.warmup_steps or lower "
+                "optim.clip_norm, and start again; the last checkpoint is from before it.",
+            )
+        self.say(f"Skipped step {step}: {what}.")
 
     def _write_row(self, step: int, values: Mapping[str, float], perf: Mapping[str, float]) -> None:
         if not self._primary:
@@ -203,6 +228,10 @@ class Telemetry:
             self.flush()  # the trace is to hold the end of its last step
             jax.profiler.stop_trace()
         self._tracing = inside
+
+
+def _ready(metrics: Mapping[str, jax.Array]) -> bool:
+    return all(value.is_ready() for value in metrics.values())
 
 
 def save_run_info(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:

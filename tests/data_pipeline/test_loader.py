@@ -61,6 +61,26 @@ def test_rows_are_the_same_on_every_mesh(devices, shape):
         assert value.addressable_shards[0].data.shape[0] == 16 // (shape[0] * shape[1])
 
 
+def test_rows_that_are_left_out(devices):
+    """From step 2 on the rows of step 5, from step 4 on one batch more behind these."""
+    options = {"mesh": make_mesh(devices), "batch_size": 16, "left_out": [(2, 5), (4, 5)]}
+    for start in (0, 3):  # also of a run that continues
+        with loader.Loader(Numbers(), start_step=start, end_step=5, **options) as batches:
+            assert labels(batches) == [STEPS[s] for s in (0, 1, 5, 6, 8)][start:]
+
+
+def test_rows_that_are_left_out_of_a_batch_that_grows(devices):
+    ramp = loader.Sizes(16, start=8, steps=3)
+    mesh = make_mesh(devices)
+    options = {"mesh": mesh, "batch_size": 16, "ramp": ramp, "microbatches": 2, "end_step": 4}
+    with loader.Loader(Numbers(), left_out=[(1, 3)], **options) as batches:
+        real = [sorted(set(np.asarray(b["label"]).tolist()) - {0}) for b in batches]
+    sizes = [ramp.rows(s) for s in range(4)]
+    gone = sizes[1] + sizes[2]
+    assert real[0] == list(range(1, 8)) and real[1][0] == 8 + gone
+    assert len(real[1]) == sizes[1] and real[2][0] == 8 + gone + sizes[1]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_state_continues_exactly(devices, workers):
     mesh = make_mesh(devices)

@@ -168,6 +168,13 @@ def test_a_mixture_from_a_config(tmp_path, tokenizer, unsupervised):
     assert data.train.weights == {"cola": 50, "sst-2": 40} | ({"text": 50} if unsupervised else {})
     batch = data.train.batch(np.arange(16))
     assert batch["tokens"].shape == (16, 32) and batch["targets"].shape == (16, 84)
+    for changed in [tmp_path / "glue", tmp_path / "text.txt"][: 2 if unsupervised else 1]:
+        path = next(changed.rglob("train.tsv")) if changed.is_dir() else changed
+        before = path.read_text()
+        path.write_text(before.replace("a", "o"))
+        assert pipeline.prepare_data(config).fingerprint != data.fingerprint
+        path.write_text(before)
+    assert pipeline.prepare_data(config).fingerprint == data.fingerprint
     rows = data.valid.batch(np.arange(len(data.valid) + 1))
     assert (rows["weights"][:-1].sum(axis=1) > 1).all() and not rows["weights"][-1].any()
 

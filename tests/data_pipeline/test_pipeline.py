@@ -256,6 +256,10 @@ def test_from_text_to_rows(config, tmp_path, kind):
     again = pipeline.prepare_data(config, tmp_path / "run", progress=pytest.fail)  # all is there
     assert_equal(again.train.batch(range(40)), data.train.batch(range(40)))
     assert again.tokenizer.fingerprint == data.tokenizer.fingerprint
+    assert again.fingerprint == data.fingerprint
+    with open(config.data.source, "a") as file:
+        file.write("\n\nla mor nek.\n")
+    assert pipeline.prepare_data(config, tmp_path / "run").fingerprint != data.fingerprint
 
 
 def test_a_resumed_run_keeps_its_vocabulary(config, tmp_path):
