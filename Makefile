@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 EXTRAS ?= dev
 JOBS ?= 2# test files at a time; each holds up to 4 GiB
 
-.PHONY: install demo test test-slow slurm-test lint
+.PHONY: install demo test test-slow slurm-test drills lint
 
 install: $(VENV)/installed-$(EXTRAS)
 
@@ -36,6 +36,9 @@ test-slow: install
 slurm-test: install
 	.ci/install-slurm
 	timeout --kill-after=60 600 $(BIN)/python -m pytest tests/slurm_cluster.py
+
+drills: install
+	$(BIN)/python tests/drills.py
 
 lint: install
 	$(BIN)/ruff format --check .

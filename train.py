@@ -12,6 +12,7 @@ import functools
 import math
 import os
 import pathlib
+import re
 import signal
 import sys
 
@@ -33,6 +34,11 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if not found.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, if not found.")
 _PROCESS = flags.DEFINE_integer("process", None, "Index of this process, if not found.")
+
+# What the libraries say when another process does not answer.
+_LOST = re.compile(
+    r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Hh]eartbeat|Connection (reset|closed)"
+)
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, float]:
@@ -220,7 +226,19 @@ def main(argv):
     if _DISTRIBUTED.value or _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     compilation_cache.enable()
-    train(_CONFIG.value, _WORKDIR.value)
+    try:
+        train(_CONFIG.value, _WORKDIR.value)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or not _LOST.search(str(error)):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        print(
+            f"error: another process of this run has ended, or cannot be reached ({reason}): start "
+            "the same command on all hosts again; it continues.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(3)  # JAX's own end would wait minutes for the others
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ another runner, writes the same bytes.
 import dataclasses
 import hashlib
 import importlib.util
-import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -109,7 +108,7 @@ def _write(shard: tuple[tuple[str, int], Iterable], directory: str) -> None:
 
 def _collect(directory: pathlib.Path) -> dict:
     """Adds up the counts of all shards."""
-    found = [json.loads(path.read_text()) for path in sorted((directory / "chunks").iterdir())]
+    found = [files.read_json(path) for path in sorted((directory / "chunks").iterdir())]
     result = {}
     for split in corpus.SPLITS:
         mine = [part for part in found if part["split"] == split]

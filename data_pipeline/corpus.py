@@ -17,9 +17,9 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -40,6 +40,7 @@ VERSION = 1  # of the rules by which text becomes records
 SPLITS = ("train", "valid")
 UNITS = ("documents", "sentences", "tokens", "bytes")  # bytes of the text in UTF-8
 SHARD_BYTES = 16 << 20
+_SHARD = re.compile(r"(train|valid)-\d{5,}\.array_record")  # nothing outside of the folder
 TRAINING_BYTES = 256 << 20  # of text are enough for a vocabulary, and SentencePiece keeps all of it
 # Called with a stage, bytes of text done and, where the source knows, about how many there are.
 Progress = Callable[[str, int, int | None], None]
@@ -76,7 +77,18 @@ def open_corpus(directory: str | os.PathLike) -> Corpus:
     path = pathlib.Path(directory) / "manifest.json"
     if not path.exists():
         raise UserError(f"{directory} holds no finished corpus: run scripts/prepare_corpus.py.")
-    return Corpus(path.parent, json.loads(path.read_text()))
+    manifest = files.read_json(path)
+    try:
+        for split in SPLITS:
+            counts = manifest["splits"][split]
+            whole = all(isinstance(counts[unit], int) for unit in UNITS)
+            if not whole or not all(map(_SHARD.fullmatch, counts["shards"])):
+                raise ValueError(split)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is no manifest of a corpus: delete its folder, and it is prepared again."
+        ) from error
+    return Corpus(path.parent, manifest)
 
 
 def _annotated(annotator: annotations.Annotator | None) -> dict[str, str]:
@@ -165,7 +177,7 @@ def _check_plan(directory: pathlib.Path, plan: dict) -> None:
     path = directory / "plan.json"
     if not path.exists():
         return files.write_json(path, plan)
-    old = json.loads(path.read_text())
+    old = files.read_json(path)
     keys = {**old, **plan}
     if (directory / "manifest.json").exists():
         keys.pop("writer", None)  # who made what is finished does not matter
@@ -239,7 +251,7 @@ def _write_chunk(
     index, found = chunk
     path = directory / "chunks" / f"{index:05}.json"
     if path.exists():
-        return index, json.loads(path.read_text())
+        return index, files.read_json(path)
     counts = {split: dict.fromkeys(UNITS, 0) for split in SPLITS}
     documents = {split: [] for split in SPLITS}
     for document in encode(tokenizer, annotator, found, valid_fraction):
@@ -388,6 +400,6 @@ def prepare_tokenizer(
             tokenizer.save(directory)
             files.write_json(done, {"source": source.spec, "fingerprint": tokenizer.fingerprint})
         tokenizer = tokenizers.load(directory)
-        if tokenizer.fingerprint != json.loads(done.read_text())["fingerprint"]:
+        if tokenizer.fingerprint != files.read_json(done).get("fingerprint"):
             raise UserError(f"The vocabulary in {directory} was changed: delete this folder.")
     return tokenizer

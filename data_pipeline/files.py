@@ -15,6 +15,7 @@ import pathlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from errors import UserError
 
@@ -90,6 +91,23 @@ def write_json(path: pathlib.Path, content: dict) -> None:
     """Writes a JSON file."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: pathlib.Path, kind: type = dict) -> Any:
+    """Reads a JSON file that a run before has written.
+
+    Raises:
+      UserError: if it is damaged, or holds no `kind`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, kind):
+            raise ValueError(f"no {kind.__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete its folder, or restore it from a backup."
+        ) from error
+    return content
 
 
 def content_hash(**parts) -> str:

@@ -180,7 +180,7 @@ def read_rows(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any], str]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not JSON ({error}): correct or remove it.") from error
         yield number, row if isinstance(row, dict) else {}, where
 

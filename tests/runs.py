@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -35,6 +36,27 @@ def command(page, workdir, overrides, *flags):
 def start(page, workdir, overrides, *flags, **kwargs):
     """Starts a run as a user would; returns the process."""
     return spawn(command(page, workdir, overrides, *flags), **kwargs)
+
+
+def start_several(count, page, workdir, overrides, *flags, **kwargs):
+    """Starts a run of several processes that find each other through this machine's network."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = [*flags, f"--coordinator=127.0.0.1:{port}", f"--processes={count}"]
+    return [
+        start(page, workdir, overrides, *flags, f"--process={i}", **kwargs) for i in range(count)
+    ]
+
+
+def finish_all(processes):
+    """Waits for the processes of one run; if one fails, or all take too long, none is left."""
+    try:
+        for process in processes:
+            finish(process)
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def spawn(command, *, devices=1, **kwargs):

@@ -104,3 +104,24 @@ def test_wings_and_length(path):
         assert used <= {"model.batch"} | {f"model.batch.{x}" for x in ("FIELDS", "check")}, used
     assert "flax.nnx" not in names
     assert len(path.read_text().splitlines()) <= 420, f"{path.name}: split it"
+
+
+# What a file that is loaded could run code by.
+CODE = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
+ARCHIVES = {"tarfile", "zipfile"}  # members may be named ../../x
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_that_is_loaded_can_run_code(path):
+    used = {name.partition(".")[0] for name in imported(path)}
+    assert not used & (CODE | ARCHIVES), used
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        assert called not in ("eval", "exec", "compile", "__import__"), called
+        assert called not in ("torch.load", "yaml.load", "shutil.unpack_archive"), called
+        keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        assert keywords.get("allow_pickle", "False") == "False", called
+        assert keywords.get("trust_remote_code", "False") == "False", called
+        assert keywords.get("shell", "False") == "False", called

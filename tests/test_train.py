@@ -5,7 +5,6 @@ import importlib
 import pathlib
 import random
 import signal
-import socket
 import time
 
 import numpy as np
@@ -138,23 +137,7 @@ def test_two_processes_train_the_same_losses_as_one(cache, tmp_path):
     overrides = small(cache, **{"log.every": 1, "evals.every": 10, "model.dtype": "float32"})
     runs.finish(runs.start("bert", tmp_path / "one", overrides))
     overrides["mesh.fsdp"] = 2
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [
-        runs.start(
-            "bert",
-            tmp_path / "two",
-            overrides,
-            f"--coordinator=127.0.0.1:{port}",
-            "--processes=2",
-            f"--process={i}",
-            devices=2,
-        )
-        for i in range(2)
-    ]
-    for process in processes:
-        runs.finish(process)
+    runs.finish_all(runs.start_several(2, "bert", tmp_path / "two", overrides, devices=2))
     for name in ("train/loss", "valid/loss", "train/grad_norm"):
         one, two = losses(tmp_path / "one", name), losses(tmp_path / "two", name)
         np.testing.assert_allclose(two, one, rtol=2e-5)

@@ -169,7 +169,7 @@ def path_matcher(key: str, patterns: Sequence[str]) -> Callable[[str], bool]:
     """
     try:
         compiled = [re.compile(pattern) for pattern in patterns]
-    except re.error as error:
+    except (re.error, TypeError) as error:
         raise errors.UserError(f"{key}={tuple(patterns)}: {error}.") from error
     return lambda path: any(pattern.search(path) for pattern in compiled)
 

@@ -69,7 +69,12 @@ def check_continues(saved: dict[str, Any], now: dict[str, Any], workdir: pathlib
 def left_out(workdir: str | os.PathLike) -> list[tuple[int, int]]:
     """Returns (step of a checkpoint, bad step behind it): batches between these were left out."""
     path = pathlib.Path(workdir) / _LEFT_OUT
-    return [tuple(pair) for pair in json.loads(path.read_text())] if path.exists() else []
+    if not path.exists():
+        return []
+    pairs = files.read_json(path, list)
+    if not all(isinstance(p, list) and [*map(type, p)] == [int, int] for p in pairs):
+        raise UserError(f"{path} is damaged: it must hold pairs of steps.")
+    return [tuple(pair) for pair in pairs]
 
 
 def leave_out(workdir: str | os.PathLike, checkpoint: int, bad: int) -> None:

@@ -260,10 +260,10 @@ class _Events:
     def __init__(self, directory: pathlib.Path, start_step: int):
         event_file_writer, self._event_pb2, self._summary_pb2 = _import_tensorboardx()
         directory.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files in the order of their names, which have whole seconds only.
-        self._writer = event_file_writer.EventsWriter(
-            str(directory / "events"), filename_suffix=f".{time.time_ns()}"
-        )
+        # TensorBoard reads the files in the order of their names, which have the time in them: a
+        # clock may be set back.
+        number = sum("tfevents" in path.name for path in directory.iterdir())
+        self._writer = event_file_writer.EventsWriter(str(directory / f"events.{number:06}"))
         # Makes TensorBoard forget what an earlier process wrote for the steps to come.
         start = self._event_pb2.SessionLog(status=self._event_pb2.SessionLog.START)
         self._put(step=start_step + 1, session_log=start)

@@ -50,6 +50,8 @@ class Tensors(Mapping[str, np.ndarray]):
             self._files = self._open(folder / WEIGHTS)
         elif (folder / INDEX).exists():
             listed = _read_json(folder / INDEX).get("weight_map", {})
+            if not isinstance(listed, dict) or not all(map(_is_file_name, listed.values())):
+                raise UserError(f"{folder / INDEX} must name files of its own folder.")
             self._files = {}
             for name in sorted(set(listed.values())):
                 self._files |= self._open(folder / name)
@@ -64,7 +66,7 @@ class Tensors(Mapping[str, np.ndarray]):
     def _open(path: pathlib.Path) -> dict[str, Any]:
         try:
             file = safetensors.safe_open(path, framework="np")
-        except (OSError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise UserError(
                 f"{path} is missing or damaged ({error}): download it again."
             ) from error
@@ -163,11 +165,15 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"There is no {path}: give a folder with a whole checkpoint.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): download it again.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object: download it again.")
     return content
+
+
+def _is_file_name(name: Any) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def _no_weights(folder: pathlib.Path) -> str:
