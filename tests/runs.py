@@ -76,10 +76,10 @@ def spawn(command, *, devices=1, **kwargs):
     )
 
 
-def finish(process, status=0):
+def finish(process, status=0, seconds=300):
     """Waits for a process and returns its output; fails if it ends otherwise than expected."""
     try:
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=seconds)
     finally:
         process.kill()  # one that hangs would go on beside the tests after it
     assert process.returncode == status, output

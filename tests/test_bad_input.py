@@ -150,7 +150,8 @@ def test_a_run_is_not_continued_with_other_text():
 
 
 def test_a_run_is_not_continued_with_another_ramp():
-    saved = {"tokenizer": "a", "batch_size": 8, "batch_ramp": {"start": 2, "steps": 9}}
+    saved = {"tokenizer": "a", "text": "b", "batch_size": 8}
+    saved["batch_ramp"] = {"start": 2, "steps": 9}
     with pytest.raises(UserError, match="has config.batch_ramp=.*'start': 2.*: keep it"):
         resume.check_continues(saved, saved | {"batch_ramp": {"start": 0, "steps": 0}}, "run")
     resume.check_continues(saved, saved, "run")
