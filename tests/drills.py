@@ -99,8 +99,6 @@ def phase_of(workdir, cache):
     """What a run that is going on does now, as its files tell."""
     metrics = workdir / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.exists() else []
-    if any(workdir.glob("checkpoints/*tmp*")):
-        return "saving", len(lines)
     if not any(cache.glob("examples/*/manifest.json")):
         return ("preparing" if any(cache.glob("corpora/*")) else "starting"), len(lines)
     try:
@@ -108,7 +106,10 @@ def phase_of(workdir, cache):
     except ValueError:
         last = {}
     due = last and last["step"] % OVERRIDES["evals.every"] == 0 and "train/loss" in last
-    return ("evaluating" if due else "training"), len(lines)
+    if due:
+        return "evaluating", len(lines)
+    saving = any(workdir.glob("checkpoints/*tmp*"))
+    return ("saving" if saving else "training"), len(lines)
 
 
 def kill_often(folder, kills, rng):
@@ -127,12 +128,14 @@ def kill_often(folder, kills, rng):
         wanted = PHASES[done % len(PHASES)]
         if wanted == "preparing":
             shutil.rmtree(cache, ignore_errors=True)
-        process = runs.start("bert", workdir, overrides | {"data.cache_dir": cache})
+        with (folder / "output").open("w") as output:  # a pipe that nobody reads would fill up
+            values = overrides | {"data.cache_dir": cache}
+            process = runs.start("bert", workdir, values, stdout=output)
         end = time.monotonic() + SECONDS
         before = phase_of(workdir, cache)[1]
         started, least = False, rng.randrange(3, 20)
         while True:
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, (folder / "output").read_text()[-3000:]
             assert time.monotonic() < end, f"never {wanted}"
             phase, rows = phase_of(workdir, cache)
             started |= rows != before  # the file is cut back to the checkpoint when the run starts
@@ -143,7 +146,7 @@ def kill_often(folder, kills, rng):
             time.sleep(rng.random() * (0.5 if wanted == "preparing" else 0.05))
         phase = phase_of(workdir, cache)[0]
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.wait()
         counts[phase] += 1
         done += 1
         print(f"kill {done}: {phase}, {phase_of(workdir, cache)[1]} rows", flush=True)

@@ -71,7 +71,7 @@ def overrides(draw):
     return page, {key: draw(VALUES) for key in keys}
 
 
-@examples(40)
+@examples(15)
 @hypothesis.given(overrides())
 def test_config_overrides(chosen):
     """As train.py and plan.py go: the flag's types, then all that is built before the text."""
