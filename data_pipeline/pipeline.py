@@ -115,9 +115,11 @@ class Data(NamedTuple):
         digest = hashlib.blake2b(self.manifest.get("source", "").encode(), digest_size=16)
         parts = self.train.parts if isinstance(self.train, mixture.Mixture) else {"": self.train}
         for part in parts.values():
-            if not isinstance(part.records, record_files.Records):  # those are the text's
-                for record in part.records:
-                    digest.update(len(record).to_bytes(8) + record)
+            if isinstance(part.records, record_files.Records):
+                continue  # the text's
+            once = isinstance(part.records, textless.Repeated)
+            for record in [part.records[0]] if once else part.records:
+                digest.update(len(record).to_bytes(8) + record)
         return digest.hexdigest()
 
 

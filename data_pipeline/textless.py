@@ -43,7 +43,7 @@ class Copy:
 
     def records(self, split: str) -> Sequence[bytes]:
         """Returns as many equal records, which tell the splits apart."""
-        return _Repeated(split.encode(), self.ROWS[split])
+        return Repeated(split.encode(), self.ROWS[split])
 
     def read(self, records: Sequence[bytes], keys: np.ndarray) -> dict[str, np.ndarray]:
         """See `rows.Pipeline`; targets are the next tokens, and those of the second w count."""
@@ -138,7 +138,7 @@ class Images:
 PIPELINES = {"copy": Copy, "images": Images}
 
 
-class _Repeated(Sequence):
+class Repeated(Sequence):
     """One record many times."""
 
     def __init__(self, record: bytes, count: int):
