@@ -274,10 +274,7 @@ def _with(inputs, known):
 
 def _scan(config, layer, carry, inputs):
     """Applies like layers to the carry; returns it and their outputs, stacked."""
-    if transformer.REMAT[config.remat] is not None:
-        policy = transformer.REMAT[config.remat]
-        layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
-    return jax.lax.scan(layer, carry, inputs)
+    return jax.lax.scan(transformer.rematerialized(layer, config.remat), carry, inputs)
 
 
 def added_flops(config: Config, rows: int, length: int) -> float:

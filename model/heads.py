@@ -58,12 +58,7 @@ class MaskedLM(nn.Module):
     @nn.compact
     def __call__(self, hidden: Float[Array, "B P D"], table: layers.Embed) -> Float[Array, "B P V"]:
         """Returns float32 logits; `table` is the encoder's token embedding."""
-        c = self.config
-        init = layers.INITIALIZERS[c.init](c.init_std)
-        x = layers.Dense((table.width,), ("embed", "norm"), init, self.types, name="dense")(hidden)
-        norm = layers.NORMS[c.norm](c.norm_eps, self.types, name="norm")
-        x = norm(layers.ACTIVATIONS[c.activation](x))
-        return _token_scores(self, x, table)
+        return _token_scores(self, _transformed(self, hidden, table.width), table)
 
 
 def masked_lm_flops(config: transformer.TransformerConfig, predictions: int) -> float:
@@ -80,6 +75,15 @@ class TokenScores(nn.Module):
     def __call__(self, hidden: Float[Array, "B P D"], table: layers.Embed) -> Float[Array, "B P V"]:
         """Returns float32 logits; `table` is the network's token embedding."""
         return _token_scores(self, hidden, table)
+
+
+def _transformed(module, hidden, width):
+    """Returns the hidden states after dense, activation and norm, which are those of `module`."""
+    c = module.config
+    init = layers.INITIALIZERS[c.init](c.init_std)
+    x = layers.Dense((width,), ("embed", "norm"), init, module.types, name="dense")(hidden)
+    norm = layers.NORMS[c.norm](c.norm_eps, module.types, name="norm")
+    return norm(layers.ACTIVATIONS[c.activation](x))
 
 
 def _token_scores(module, hidden, table):
@@ -103,11 +107,7 @@ class EntityKey(nn.Module):
     @nn.compact
     def __call__(self, hidden: Float[Array, "B J D"]) -> Float[Array, "B J Y"]:
         """Maps the states of the tokens at which mentions begin."""
-        c = self.config
-        init = layers.INITIALIZERS[c.init](c.init_std)
-        x = layers.Dense((self.width,), ("embed", "norm"), init, self.types, name="dense")(hidden)
-        norm = layers.NORMS[c.norm](c.norm_eps, self.types, name="norm")
-        return norm(layers.ACTIVATIONS[c.activation](x))
+        return _transformed(self, hidden, self.width)
 
 
 class Pooler(nn.Module):

@@ -81,9 +81,7 @@ class Stack(nn.Module):
             outputs = (stored, x if return_layers else None, scores if return_scores else None)
             return x, outputs
 
-        if transformer.REMAT[c.remat] is not None:
-            layer = jax.checkpoint(layer, prevent_cse=False, policy=transformer.REMAT[c.remat])
-
+        layer = transformer.rematerialized(layer, c.remat)
         stored = None if cache is None else (cache.keys, cache.values)
         memory = None if cache is None or cache.memory is None else cache.memory[:2]
         if isinstance(params, tuple):

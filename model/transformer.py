@@ -6,6 +6,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -78,6 +79,12 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+def rematerialized(layer: Callable, remat: str) -> Callable:
+    """Returns a layer of a loop whose backward pass finds saved what REMAT says, and no more."""
+    policy = REMAT[remat]
+    return layer if policy is None else jax.checkpoint(layer, prevent_cse=False, policy=policy)
 
 
 class Output(NamedTuple):

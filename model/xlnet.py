@@ -215,9 +215,7 @@ class Stack(nn.Module):
             x, (stored, y) = block.apply({"params": params}, x, memory, cached, view, rngs=rngs)
             return x, (stored, y if return_layers else None, None)
 
-        if transformer.REMAT[c.remat] is not None:
-            policy = transformer.REMAT[c.remat]
-            layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
+        layer = transformer.rematerialized(layer, c.remat)
         stored = None if cache is None else (cache.keys, cache.values, cache.distances)
         if isinstance(params, tuple):
             x, outputs = stack.loop(layer, (None,), x, params, stored, memory)

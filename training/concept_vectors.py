@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-import jax
 import ml_collections
 import numpy as np
 from jaxtyping import PyTree
 
 from data_pipeline.knowledge import store
+from training import entity_vectors
 
 ENTITIES, RELATIONS = ("concepts", "table"), ("paths", "relations")  # in the group `graph`
 
@@ -43,13 +43,6 @@ def fill(config: ml_collections.ConfigDict, params: Mapping[str, PyTree]) -> Map
         RELATIONS: np.concatenate([found.relation_vectors] * 2),
     }
     for (part, name), values in vectors.items():
-        fresh = graph[part][name]["table"]
-
-        def rows(index, fresh=fresh, values=values):
-            whole = np.zeros(fresh.shape, np.float32)
-            whole[1 : len(values) + 1] = values
-            return whole[index]
-
-        table = jax.make_array_from_callback(fresh.shape, fresh.sharding, rows)
+        table = entity_vectors.table(graph[part][name]["table"], values)
         graph[part] = {**graph[part], name: {"table": table}}
     return {**params, "graph": graph}

@@ -8,13 +8,15 @@ released layout of ERNIE (entity2vec.vec).
 import os
 import pathlib
 
+import jax
 import numpy as np
 import safetensors
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
+from data_pipeline.knowledge import store
 from errors import UserError
 
-TABLE, FILE = "entities", "vectors.safetensors"
+TABLE = "entities"
 
 
 def read(path: str | os.PathLike, shape: tuple[int, int]) -> Float[np.ndarray, "V Y"]:
@@ -28,7 +30,7 @@ def read(path: str | os.PathLike, shape: tuple[int, int]) -> Float[np.ndarray, "
       UserError: if they cannot be read, or are of another shape.
     """
     path = pathlib.Path(path).expanduser()
-    path = path / FILE if path.is_dir() else path
+    path = path / store.VECTORS if path.is_dir() else path
     try:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, framework="np") as file:
@@ -43,3 +45,17 @@ def read(path: str | os.PathLike, shape: tuple[int, int]) -> Float[np.ndarray, "
             f"entities and entity_width, which are {shape[0]} and {shape[1]}, to these."
         )
     return vectors.astype(np.float32)
+
+
+def table(fresh: Float[Array, "rows Y"], vectors: Float[np.ndarray, "V Y"]) -> Array:
+    """Returns a table with these vectors, placed as a fresh one is, each process its own part.
+
+    Row 0, and those behind the last vector, stand for none and are zeros.
+
+    Args:
+      fresh: the table as it was drawn.
+      vectors: at most as many as it has further rows.
+    """
+    rows = np.zeros(fresh.shape, np.float32)
+    rows[1 : len(vectors) + 1] = vectors
+    return jax.make_array_from_callback(fresh.shape, fresh.sharding, lambda index: rows[index])

@@ -47,15 +47,20 @@ class Setup:
         Args:
           abstract: of the state, which stays where it is; its memory is used again.
         """
-        make = step_lib.make_train_step
+        step = step_lib.make_train_step(
+            self.objective, self.init.optimizer, self.schedule, self.microbatches, self.frozen
+        )
+        return self.jitted(step, abstract)
+
+    def jitted(self, step: Callable, abstract: state_lib.TrainState) -> Callable:
+        """Returns step(state, batch, key) -> (state, metrics), jitted for this mesh.
+
+        Args:
+          step: a pure function.
+          abstract: see `train_step`.
+        """
         return jax.jit(
-            make(
-                self.objective,
-                self.init.optimizer,
-                self.schedule,
-                self.microbatches,
-                self.frozen,
-            ),
+            step,
             donate_argnums=0,
             out_shardings=(
                 jax.tree.map(lambda x: x.sharding, abstract),

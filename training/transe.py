@@ -106,14 +106,7 @@ def train(
                 f"The run in {workdir} was started on other triples or with another "
                 "config.batch_size: give those again, or choose another --output."
             )
-    step = jax.jit(
-        make_train_step(setup),
-        donate_argnums=0,
-        out_shardings=(
-            jax.tree.map(lambda x: x.sharding, abstract),
-            sharding.replicated(setup.mesh),
-        ),
-    )
+    step = setup.jitted(make_train_step(setup), abstract)
     key, first = jax.random.key(config.seed), int(state.step)
     batches = loader.Loader(
         dataset,

@@ -172,12 +172,9 @@ def _with_vectors(config, params):
             )
         return params
     leaves = digests.named_leaves(params)
-    table = leaves[path]
-    vectors = entity_vectors.read(source, (config.model.entities, table.shape[1]))
-    # Row 0 and those behind the last stand for no entity.
-    rows = np.zeros(table.shape, np.float32)
-    rows[1 : len(vectors) + 1] = vectors
-    return _nest(leaves | {path: jax.device_put(rows, table.sharding)})
+    fresh = leaves[path]
+    vectors = entity_vectors.read(source, (config.model.entities, fresh.shape[1]))
+    return _nest(leaves | {path: entity_vectors.table(fresh, vectors)})
 
 
 def _part(part, source, params, tokenizer, key):
