@@ -1,9 +1,11 @@
 """Measures our speed beside a peer's in one run, by turns, and writes docs/benchmarks.md.
 
     python scripts/bench.py decoding
-    python scripts/bench.py harness --repeats=9 --output=docs/benchmarks.md
+    python scripts/bench.py steps --repeats=9 --output=docs/benchmarks.md
+    python scripts/bench.py packing --source=WIKI      # text as --config.data.source
+    python scripts/bench.py steps --quick              # one layer: does it run?
 
-The peers need the extras `parity` and `eval`. Nothing else should run on the machine.
+The peers need the extras `parity`, `eval` and `hf`. Nothing else should run on the machine.
 """
 
 import pathlib
@@ -11,10 +13,22 @@ import pathlib
 from absl import app, flags
 
 from errors import UserError, exit_on_user_error, one_of, parse_flags
-from evaluation import benchmarks
+from evaluation import benchmarks, inference_speed, input_speed, training_speed
 from training import compilation_cache
 
+BENCHMARKS = {
+    "steps": training_speed.steps,
+    "memory": training_speed.memory,
+    "first_step": training_speed.first_step,
+    "packing": input_speed.packing,
+    "masking": input_speed.masking,
+    "decoding": inference_speed.greedy_decoding,
+    "harness": inference_speed.harness_requests,
+}
+
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Calls of each side.", lower_bound=1)
+_QUICK = flags.DEFINE_bool("quick", False, "Networks of one layer, each measured once.")
+_SOURCE = flags.DEFINE_string("source", "embedded", "The text of packing and masking.")
 _OUTPUT = flags.DEFINE_string("output", None, "The page whose section is replaced.")
 
 
@@ -23,10 +37,16 @@ def main(argv):
     """Prints the section of a benchmark, and writes it where asked."""
     compilation_cache.enable()
     if len(argv) != 2:
-        raise UserError(f"Name one benchmark: {', '.join(benchmarks.BENCHMARKS)}.")
-    name = one_of("benchmark", argv[1], benchmarks.BENCHMARKS)
-    command = f"python scripts/bench.py {name} --repeats={_REPEATS.value}"
-    text = benchmarks.section(name, benchmarks.BENCHMARKS[name](_REPEATS.value), command)
+        raise UserError(f"Name one benchmark: {', '.join(BENCHMARKS)}.")
+    name = one_of("benchmark", argv[1], BENCHMARKS)
+    repeats = 1 if _QUICK.value else _REPEATS.value
+    options = benchmarks.Options(repeats, _QUICK.value, _SOURCE.value)
+    measure = BENCHMARKS[name]
+    results = measure(options)
+    command = f"python scripts/bench.py {name}" + (
+        " --quick" if options.quick else f" --repeats={repeats}"
+    )
+    text = benchmarks.section(name, measure, results, command)
     print(text)
     if _OUTPUT.value:
         benchmarks.write(pathlib.Path(_OUTPUT.value), name, text)

@@ -3,7 +3,9 @@
 import pytest
 
 from errors import UserError
-from evaluation import benchmarks
+from evaluation import benchmarks, inference_speed, input_speed, peers, training_speed
+
+QUICK = benchmarks.Options(repeats=1, quick=True)
 
 
 def test_sides_take_turns_after_a_warm_up():
@@ -17,14 +19,18 @@ def test_sides_take_turns_after_a_warm_up():
 def test_the_ratio_is_that_of_neighbors():
     """Both sides slow down together on a shared machine: the ratio of medians would be 2."""
     result = benchmarks.Result("row", 6, "tokens", {"ours": [1, 1, 4], "peer": [3, 2, 12]})
-    assert result.rate("ours") == 6 and result.rate("peer") == 2
+    assert result.value("ours") == 6 and result.value("peer") == 2
     assert result.ratio == 3
+    memory = benchmarks.Result("row", None, "GiB", {"ours": [2.0, 3.0], "peer": [4.0, 6.0]})
+    assert memory.value("ours") == 2.5 and memory.ratio == 2
 
 
 def test_a_section_takes_the_place_of_its_older_one(tmp_path):
     page = tmp_path / "benchmarks.md"
     result = benchmarks.Result("batch 1", 64, "tokens", {"ours": [2.0], "peer": [4.0]})
-    text = benchmarks.section("decoding", [result], "python scripts/bench.py decoding")
+    measure = inference_speed.greedy_decoding
+    text = benchmarks.section("decoding", measure, [result], "python scripts/bench.py decoding")
+    assert "GPT-2 124M with random weights" in text and "Raises" not in text
     assert "| batch 1 | 32.0 | 16.0 | **2.00** |" in text
     benchmarks.write(page, "decoding", text)
     benchmarks.write(page, "other", "## other\n\nkept\n")
@@ -41,8 +47,10 @@ def test_sides_that_differ_are_not_timed(monkeypatch):
 
     wrong = lambda *args, batch_size, max_tokens, **kwargs: [[[0] * max_tokens]] * batch_size  # noqa: E731
     monkeypatch.setattr(decoding, "sample", wrong)
+    monkeypatch.setattr(inference_speed, "PROMPT", 2)
+    monkeypatch.setattr(inference_speed, "NEW", 2)
     with pytest.raises(UserError, match="do not decode the same tokens"):
-        benchmarks.greedy_decoding(repeats=1, prompt=2, new=2)
+        inference_speed.greedy_decoding(QUICK)
 
 
 def test_requests_of_the_harness(monkeypatch):
@@ -57,16 +65,79 @@ def test_requests_of_the_harness(monkeypatch):
     config.vocab_size = 8192
     peer = torch, transformers.GPT2LMHeadModel(config).eval()
     text = "the quick brown fox jumps over the lazy dog and a cat sat on the mat " * 20
-    monkeypatch.setattr(benchmarks, "_random_gpt2", lambda: peer)
-    monkeypatch.setattr(benchmarks.embedded, "documents", lambda: [("text", text)])
-    monkeypatch.setattr(benchmarks, "BATCH_SIZES", (2,))
+    monkeypatch.setattr(inference_speed, "_random_gpt2", lambda depth: peer)
+    monkeypatch.setattr(inference_speed.embedded, "documents", lambda: [("text", text)])
+    monkeypatch.setattr(inference_speed, "BATCH_SIZES", (2,))
     rows = {"choices": (2, (3, 9), [" yes", (1, 4)]), "texts": (1, (0, 0), [(70, 90)])}
-    monkeypatch.setattr(benchmarks, "REQUESTS", rows)
-    results = benchmarks.harness_requests(1)
+    monkeypatch.setattr(inference_speed, "REQUESTS", rows)
+    results = inference_speed.harness_requests(QUICK)
     assert [(r.name, r.work) for r in results] == [
         ("choices (HFLM: batch 2)", 4), ("texts (HFLM: batch 2)", 1)
     ]  # fmt: skip
     wrong = lambda self, requests, **_: [(0.0, False)] * len(requests)  # noqa: E731
     monkeypatch.setattr(harness.LanguageModel, "loglikelihood", wrong)
     with pytest.raises(UserError, match="do not find the same"):
-        benchmarks.harness_requests(1)
+        inference_speed.harness_requests(QUICK)
+
+
+def small(transformers, depth, kind):
+    """The network of configs/bert.py:tiny."""
+    config = transformers.BertConfig(
+        hidden_size=128,
+        num_attention_heads=2,
+        intermediate_size=512,
+        num_hidden_layers=depth,
+        vocab_size=2048,
+    )
+    return kind(config)
+
+
+def pretrained(torch, transformers, depth):
+    network = small(transformers, depth, transformers.BertForPreTraining)
+    return network, lambda batch: peers.pretraining_loss(torch, network, batch)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    row = training_speed.Row("bert", "tiny", 2, 32, pretrained, training_speed.BOTH)
+    monkeypatch.setattr(training_speed, "ROWS", {"tiny": row})
+    return row
+
+
+def test_both_sides_train(tiny):
+    assert [r.name for r in training_speed.steps(QUICK)] == [
+        "tiny (ours float32, peer float32)", "tiny (ours float32, peer bfloat16)"
+    ]  # fmt: skip
+    ours = training_speed.our_step(training_speed.config(tiny, "float32", 1))
+    batch = peers.tensors(ours.batches[0])
+    for step in ours.step, lambda: peers.train_step(pretrained, "float32", 1)[1](batch):
+        assert 8 < step() < 9  # log 2048 + log 2
+    theirs = peers.train_step(pretrained, "bfloat16", 1)[1]
+    for step in ours.step, lambda: theirs(batch):
+        first = step()
+        assert min(step() for _ in range(20)) < first - 0.05
+    with pytest.raises(UserError, match="parameters here"):
+        training_speed.check_parameters("tiny", ours.parameters, ours.parameters + 1)
+
+
+def masked(torch, transformers, depth):
+    network = small(transformers, depth, transformers.BertForMaskedLM)
+    return network, lambda batch: network(**batch).loss
+
+
+def test_packed_and_padded_tokens_are_counted(tiny, monkeypatch):
+    row = tiny._replace(batch_size=8, length=input_speed.LENGTH, peer=masked)
+    monkeypatch.setattr(input_speed, "NETWORK", row)
+    (result,) = input_speed.packing(QUICK)
+    assert result.name == "embedded (ours float32, peer bfloat16)"
+    assert all(0 < result.value(side) for side in result.measured)
+
+
+def test_masked_batches(monkeypatch):
+    pytest.importorskip("datasets")
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(input_speed, "ROWS", 4)
+    (result,) = input_speed.masking(QUICK)
+    assert result.work == 2 * 4 * 128 and set(result.measured) == {"ours", "datasets"}

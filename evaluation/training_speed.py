@@ -1,0 +1,218 @@
+"""Training beside `transformers`: the speed of a step, its memory, the time to the first one."""
+
+import concurrent.futures
+import functools
+import importlib
+import itertools
+import math
+import multiprocessing
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import ml_collections
+
+from data_pipeline import loader, pipeline
+from errors import UserError
+from evaluation import benchmarks, peers
+from training import setup as setup_lib
+
+
+class Row(NamedTuple):
+    """A network, its batch, and its peer in the dtypes that it is measured in."""
+
+    page: str
+    size: str
+    batch_size: int
+    length: int
+    peer: Callable
+    dtypes: tuple[str, ...] = ("bfloat16",)
+
+
+BOTH = ("float32", "bfloat16")
+ROWS = {
+    "BERT-base, 8 x 128": Row("bert", "base", 8, 128, peers.bert, BOTH),
+    "GPT-2 124M, 4 x 256": Row("gpt2", "124m", 4, 256, peers.gpt2, BOTH),
+    "ELECTRA-small, 16 x 128": Row("electra", "small", 16, 128, peers.electra),
+    "ALBERT-base, 8 x 128": Row("albert", "base", 8, 128, peers.albert),
+    "T5-small, 4 x (512 + 114)": Row("t5", "small", 4, 512, peers.t5),
+}
+
+
+_BERT = next(iter(ROWS.values()))
+
+
+def steps(options: benchmarks.Options) -> list[benchmarks.Result]:
+    """Steps of pre-training with AdamW, dropout and clipping, on rows that are the same.
+
+    Ours computes in the faster of float32 and bfloat16 (named in the row), the peer in float32 or
+    by autocast to bfloat16; the parameters of both are float32.
+
+    Raises:
+      UserError: without PyTorch, or if the two sides do not have as many parameters.
+    """
+    results, depth = [], options.depth
+    for name, row in ROWS.items():
+        build = lambda dtype, row=row: our_step(config(row, dtype, depth))  # noqa: E731
+        dtype, ours = fastest(build, BOTH[:1] if options.quick else BOTH)
+        sides, batch = {"ours": ours.step}, peers.tensors(ours.batches[0])
+        for other in row.dtypes:
+            count, step = peers.train_step(row.peer, other, depth)
+            check_parameters(name, ours.parameters, count)
+            sides[other] = functools.partial(step, batch)
+        tokens = sum(batch[x].numel() for x in ("tokens", "decoder_tokens") if x in batch)
+        found = benchmarks.alternate(sides, options.repeats)
+        for other in row.dtypes:
+            label = f"{name} (ours {dtype}, peer {other})"
+            both = {"ours": found["ours"], "transformers": found[other]}
+            results.append(benchmarks.Result(label, tokens, "tokens", both))
+    return results
+
+
+def check_parameters(name: str, ours: int, theirs: int) -> None:
+    """Raises UserError if the networks are not of one size."""
+    if ours != theirs:
+        raise UserError(
+            f"{name}: {ours:,} parameters here, {theirs:,} there: there is nothing to compare."
+        )
+
+
+def config(row: Row, dtype: str, depth: int | None) -> ml_collections.ConfigDict:
+    """Returns the config of a row: the page's, with another batch and AdamW."""
+    c = importlib.import_module(f"configs.{row.page}").get_config(row.size)
+    c.model.dtype = dtype
+    if depth:
+        c.model.depth = depth
+    c.batch_size, c.data.length = row.batch_size, row.length
+    if "max_predictions" in c.data.masking:
+        c.data.masking.max_predictions = math.ceil(0.15 * row.length)
+    c.data.source = "embedded"
+    c.data.tokenizer.vocab_size = 2048  # of the embedded text; the model's stays
+    c.optim.update(name="adamw", lr=1e-4, schedule="constant", warmup_steps=0, clip_norm=1.0)
+    return c
+
+
+class Ours(NamedTuple):
+    """Our side: its parameters, a call that takes one step and returns the loss, its batches."""
+
+    parameters: int
+    step: Callable[[], float]
+    batches: list[dict[str, jax.Array]]
+
+
+def our_step(c: ml_collections.ConfigDict, count: int = 1) -> Ours:
+    """Builds the step of train.py on one device.
+
+    Args:
+      c: a whole config.
+      count: batches, which the steps take in turn.
+    """
+    setup = setup_lib.prepare(c, jax.local_devices()[:1])
+    data = pipeline.prepare_data(c)
+    with setup.placed():
+        abstract = setup.abstract()
+        state = setup.init.sharded(jax.random.key(0), abstract)
+        train_step, key = setup.train_step(abstract), jax.random.key(0)
+        with loader.Loader(data.train, mesh=setup.mesh, batch_size=c.batch_size) as batches:
+            found = [next(batches) for _ in range(count)]
+    turns = itertools.cycle(found)
+
+    def step() -> float:
+        nonlocal state
+        with setup.placed():
+            state, metrics = train_step(state, next(turns), key)
+        return float(jax.block_until_ready((state, metrics))[1]["loss"])
+
+    return Ours(sum(x.size for x in jax.tree.leaves(state.params)), step, found)
+
+
+def fastest(build: Callable[[str], Ours], dtypes: Sequence[str]) -> tuple[str, Ours]:
+    """Returns the dtype in which our step is fastest, and the step."""
+    sides = {dtype: build(dtype) for dtype in dtypes}
+    seconds = benchmarks.alternate({dtype: side.step for dtype, side in sides.items()}, 2)
+    dtype = min(seconds, key=lambda dtype: min(seconds[dtype]))
+    return dtype, sides[dtype]
+
+
+def memory(options: benchmarks.Options) -> list[benchmarks.Result]:
+    """The largest resident memory of a process that takes three steps of BERT-base, 8 x 128."""
+    found = {"ours": [], "transformers": []}
+    for _ in range(options.repeats):
+        found["ours"].append(_alone(_our_memory, options.depth))
+        found["transformers"].append(_alone(_their_memory, options.depth))
+    return [benchmarks.Result("float32", None, "GiB", found)]
+
+
+def _alone(function, *args):
+    """Calls it in a process of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(function, *args).result()
+
+
+def _our_memory(depth):
+    return _after_three(our_step(config(_BERT, "float32", depth)).step)
+
+
+def _their_memory(depth):
+    data = pipeline.prepare_data(config(_BERT, "float32", depth))
+    batch = peers.tensors(data.train.batch(range(_BERT.batch_size)))
+    step = peers.train_step(_BERT.peer, "float32", depth)[1]
+    return _after_three(lambda: step(batch))
+
+
+def _after_three(call):
+    for _ in range(3):
+        call()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def first_step(options: benchmarks.Options) -> list[benchmarks.Result]:
+    """From the start of train.py to the end of its first step: BERT-base, 8 x 128.
+
+    The first launch finds no text, vocabulary or compiled program in the caches, the second those
+    that the first has left. There is no peer.
+    """
+    root = pathlib.Path(__file__).resolve().parent.parent
+    found = {"second launch": [], "first launch": []}
+    for _ in range(options.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            for launch in ("first launch", "second launch"):
+                command = [
+                    *(sys.executable, root / "train.py", f"--config={root}/configs/bert.py:base"),
+                    f"--workdir={folder}/{launch}",
+                    f"--config.batch_size={_BERT.batch_size}",
+                    "--config.data.source=embedded",
+                    f"--config.data.cache_dir={folder}/cache",
+                    "--config.data.tokenizer.vocab_size=2048",
+                    "--config.log.every=1",
+                    *(["--config.model.depth=1"] if options.quick else []),
+                ]
+                found[launch].append(_until_first_step(command, folder))
+    return [benchmarks.Result("BERT-base", None, "seconds", found)]
+
+
+def _until_first_step(command, folder):
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": f"{folder}/xla",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    start = time.perf_counter()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as run:
+        said = []
+        for line in run.stdout:
+            said.append(line)
+            if line.startswith("step 1/"):
+                seconds = time.perf_counter() - start
+                run.kill()
+                return seconds
+        raise UserError(f"train.py did not take a step: {''.join(said)}{run.stderr.read()}")
