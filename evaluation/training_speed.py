@@ -44,8 +44,6 @@ ROWS = {
     "ALBERT-base, 8 x 128": Row("albert", "base", 8, 128, peers.albert),
     "T5-small, 4 x (512 + 114)": Row("t5", "small", 4, 512, peers.t5),
 }
-
-
 _BERT = next(iter(ROWS.values()))
 
 
@@ -200,10 +198,7 @@ def first_step(options: benchmarks.Options) -> list[benchmarks.Result]:
 
 
 def _until_first_step(command, folder):
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": f"{folder}/xla",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla"}
     start = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
