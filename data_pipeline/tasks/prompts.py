@@ -137,9 +137,12 @@ def _choice(task: str, frame: Callable[[choices.Question], Document]) -> Files:
 
 
 def _holding(folders: Folders, names: Sequence[str]) -> str | os.PathLike:
-    """Returns the first of several folders that holds one of these names, else the first."""
-    holds = (f for f in folders if any((pathlib.Path(f).expanduser() / n).exists() for n in names))
-    return next(holds, folders[0])
+    """Returns the first of several folders that holds or has one of these names, else the first."""
+    for folder in folders:
+        path = pathlib.Path(folder).expanduser()
+        if path.name in names or any((path / name).exists() for name in names):
+            return folder
+    return folders[0]
 
 
 def _alone(name: str, read: Callable[[str | os.PathLike, int], list[Document]]) -> Files:

@@ -97,7 +97,7 @@ def test_splits(data):
 
 def test_the_folder_that_holds_the_task(data, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
-    for folders in ([other, data], [data, other], [data / "boolq"]):
+    for folders in ([other, data], [data, other], [data / "boolq"], [other, data / "boolq"]):
         documents = prompts.read("boolq", folders, 0)
         assert len(documents.splits["valid"]) == 1
 
