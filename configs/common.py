@@ -8,25 +8,26 @@ import ml_collections
 from ml_collections import config_dict
 
 # Logical axis -> mesh axes. Parameters and activations have separate names, and tables have names
-# of their own: an embedding table sharded on `embed` would make XLA rematerialize the lookup.
+# of their own: an embedding table sharded on `embed` would make XLA rematerialize the lookup. The
+# first rule of a name holds whose mesh axes no other axis of the array has taken, and divide it.
 RULES = (
     # parameters
     ("vocab_table", "tensor"),
-    ("entity_table", "tensor"),
-    # Of millions of vectors few are looked up: they are cut apart, and none of them in pieces. The
-    # rule of their width comes later.
-    ("entity_vectors", ("fsdp", "tensor")),
+    # Of millions of vectors few are looked up: they are cut apart, and none of them in pieces.
+    ("entity_table", ("fsdp", "tensor")),
+    ("embed_table", ("fsdp", "tensor")),  # where `tensor` does not divide the vocabulary
     ("embed_table", "fsdp"),
     ("embed", "fsdp"),
     ("heads", "tensor"),
     ("head_width", None),
     ("mlp", "tensor"),
     ("layers", None),
-    ("norm", None),
+    ("norm", "tensor"),  # as the activations that it scales
+    ("features", None),  # what heads make of the width, and the inner width of a narrow table
     # activations
     ("act_batch", ("data", "fsdp")),
     ("act_length", None),
-    ("act_embed", None),
+    ("act_embed", "tensor"),  # between blocks: what is kept for the backward pass is cut as well
     ("act_heads", "tensor"),
     ("act_vocab", "tensor"),
 )

@@ -3,7 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from model import attention, layers, stack, transformer
+from model import attention, layers, placement, stack, transformer
 
 
 class Encoder(nn.Module):
@@ -22,7 +22,7 @@ class Encoder(nn.Module):
         self.dropout = layers.Dropout(c.dropout)
         if c.table_width != c.width:
             init = layers.INITIALIZERS[c.init](c.init_std)
-            self.project = layers.Dense((c.width,), ("norm", "embed"), init, self.types)
+            self.project = layers.Dense((c.width,), ("features", "embed"), init, self.types)
         self.stack = self.make_stack()
 
     def make_stack(self) -> nn.Module:
@@ -39,6 +39,13 @@ class Encoder(nn.Module):
         """Returns the normalized embeddings, by the token table `tokens` if one is given."""
         return self.dropout(self.embed_norm(self.embedder(batch, tokens)), train=train)
 
+    def widened(self, x: Float[Array, "B T E"]) -> Float[Array, "B T D"]:
+        """Returns embeddings in the width of the blocks."""
+        c = self.config
+        if c.table_width == c.width:
+            return x
+        return placement.leaving(self.project(placement.entering(x)))
+
     def encode(self, x: Float[Array, "B T E"], batch, *, train: bool, **wanted):
         """Returns the `Output` for embeddings x, which may be those of another encoder.
 
@@ -48,8 +55,6 @@ class Encoder(nn.Module):
           train: whether there is dropout.
           **wanted: return_layers, return_scores, see `stack.Stack`.
         """
-        c = self.config
-        if c.table_width != c.width:
-            x = self.project(x)
-        visible, _ = attention.among(batch["segment_ids"], causal=c.causal)
+        x = self.widened(x)
+        visible, _ = attention.among(batch["segment_ids"], causal=self.config.causal)
         return self.stack(x, visible, train=train, **wanted)

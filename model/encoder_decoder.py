@@ -10,7 +10,7 @@ import jax
 from jaxtyping import Array, Float
 
 import errors
-from model import attention, layers, positions, stack, transformer
+from model import attention, layers, placement, positions, stack, transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Side(nn.Module):
           cache: of the tokens before these, or None.
           cross: what the decoder looks at besides.
         """
-        x = nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
+        x = placement.stream(x)
         offset = 0 if cache is None else cache.length
         visible, cache = attention.among(ids, cache, causal=self.decodes)
         output = self.stack(

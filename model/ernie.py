@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 import errors
-from model import attention, encoder, layers, stack, transformer
+from model import attention, encoder, layers, placement, stack, transformer
 
 ALIGNED = 128  # entries of the table are a multiple of it: whatever the mesh, it divides them
 
@@ -65,7 +65,7 @@ class Knowledge(nn.Module):
         entries = -(-(c.entities + 1) // ALIGNED) * ALIGNED
         # As long as TransE's, whose entities have length 1.
         init = nn.initializers.normal(c.entity_width**-0.5)
-        self.entities = layers.Embed(entries, c.entity_width, init, self.types, "entity_vectors")
+        self.entities = layers.Embed(entries, c.entity_width, init, self.types, "entity_table")
         self.mix = self.param("mix", functools.partial(_init_aggregator, c, self.types, False))
         attending = functools.partial(_init_aggregator, c, self.types, True)
         count = c.depth - c.plain_layers - 1
@@ -129,13 +129,14 @@ class Aggregator(nn.Module):
             e = residual(e, y, "entity_attention_norm")
         e = jnp.where(entities.there[..., None], e, 0)
 
-        known = layers.Dense((c.mlp_width,), ("embed", "mlp"), init, types, name="entity_up")(e)
+        known = layers.Dense((c.mlp_width,), ("embed", "mlp"), init, types, name="entity_up")
+        known = known(placement.entering(e))
         known = jnp.where(entities.near[..., None], known, 0)
         h, y = _Fusion(c, types, name="mlp")(x, known)
         x = residual(x, y, "mlp_norm")
         down = layers.Dense((c.entity_width,), ("mlp", "embed"), out, types, name="entity_down")
-        e = residual(e, down(h), "entity_norm")
-        return nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed")), e
+        e = residual(e, placement.leaving(down(h)), "entity_norm")
+        return placement.stream(x), e
 
 
 class _Fusion(nn.Module):
@@ -148,9 +149,11 @@ class _Fusion(nn.Module):
     def __call__(self, x: Float[Array, "B T D"], known: Float[Array, "B T F"]):
         c = self.config
         init, out = (layers.INITIALIZERS[c.init](s) for s in (c.init_std, c.residual_init_std))
-        up = layers.Dense((c.mlp_width,), ("embed", "mlp"), init, self.types, name="up")(x)
+        up = layers.Dense((c.mlp_width,), ("embed", "mlp"), init, self.types, name="up")
+        up = up(placement.entering(x))
         h = layers.ACTIVATIONS[c.activation](up + known)
-        return h, layers.Dense((c.width,), ("mlp", "embed"), out, self.types, name="down")(h)
+        down = layers.Dense((c.width,), ("mlp", "embed"), out, self.types, name="down")
+        return h, placement.leaving(down(h))
 
 
 def _init_aggregator(config: Config, types: layers.Numerics, attends: bool, key: Array):
@@ -226,9 +229,7 @@ class Ernie(encoder.Encoder):
           train: whether there is dropout.
           return_layers: whether x after every layer is wanted too.
         """
-        c = self.config
-        if c.table_width != c.width:
-            x = self.project(x)
+        c, x = self.config, self.widened(x)
         visible, _ = attention.among(batch["segment_ids"], causal=False)
         entities = self.read(batch)
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None

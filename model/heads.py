@@ -81,7 +81,7 @@ def _transformed(module, hidden, width):
     """Returns the hidden states after dense, activation and norm, which are those of `module`."""
     c = module.config
     init = layers.INITIALIZERS[c.init](c.init_std)
-    x = layers.Dense((width,), ("embed", "norm"), init, module.types, name="dense")(hidden)
+    x = layers.Dense((width,), ("embed", "features"), init, module.types, name="dense")(hidden)
     norm = layers.NORMS[c.norm](c.norm_eps, module.types, name="norm")
     return norm(layers.ACTIVATIONS[c.activation](x))
 
@@ -121,7 +121,7 @@ class Pooler(nn.Module):
         """Maps the hidden states of the [CLS] tokens."""
         c = self.config
         init = layers.INITIALIZERS[c.init](c.init_std)
-        dense = layers.Dense((c.width,), ("embed", "norm"), init, self.types, name="dense")
+        dense = layers.Dense((c.width,), ("embed", "features"), init, self.types, name="dense")
         return jnp.tanh(dense(hidden))
 
 
@@ -136,9 +136,9 @@ class ReplacedToken(nn.Module):
         """Returns float32 logits."""
         c = self.config
         init = layers.INITIALIZERS[c.init](c.init_std)
-        x = layers.Dense((c.width,), ("embed", "norm"), init, self.types, name="dense")(hidden)
+        x = layers.Dense((c.width,), ("embed", "features"), init, self.types, name="dense")(hidden)
         x = layers.ACTIVATIONS[c.activation](x)
-        x = layers.Dense((1,), ("embed", "norm"), init, self.types, name="score")(x)
+        x = layers.Dense((1,), ("embed", "features"), init, self.types, name="score")(x)
         return x[..., 0].astype(jnp.float32)
 
 
@@ -153,7 +153,7 @@ class Classifier(nn.Module):
     def __call__(self, pooled: Float[Array, "... D"]) -> Float[Array, "... C"]:
         """Returns float32 logits."""
         init = layers.INITIALIZERS[self.config.init](self.config.init_std)
-        dense = layers.Dense((self.classes,), ("embed", "norm"), init, self.types, name="dense")
+        dense = layers.Dense((self.classes,), ("embed", "features"), init, self.types, name="dense")
         return dense(pooled).astype(jnp.float32)
 
 
@@ -187,7 +187,7 @@ class _PairLayer(nn.Module):
         """Maps the pairs of x and y, which are broadcast."""
         c = self.config
         init = layers.INITIALIZERS[c.init](c.init_std)
-        features, axes = (self.form.width or c.width,), ("embed", "norm")
+        features, axes = (self.form.width or c.width,), ("embed", "features")
         dense = layers.Dense(features, axes, init, self.types, name="x")
         other = layers.Dense(features, axes, init, self.types, bias=False, name="y")
         activation = self.form.activation or layers.ACTIVATIONS[c.activation]
@@ -258,7 +258,7 @@ class Answerable(nn.Module):
         x = _PairLayer(form, c, self.types, name="pair")(gather(hidden, cls)[:, 0], begins)
         x = layers.Dropout(self.dropout)(x, train=train)
         init = layers.INITIALIZERS[c.init](c.init_std)
-        score = layers.Dense((1,), ("embed", "norm"), init, self.types, form.bias, name="score")
+        score = layers.Dense((1,), ("embed", "features"), init, self.types, form.bias, name="score")
         return score(x)[..., 0].astype(jnp.float32)
 
 

@@ -100,7 +100,7 @@ class Reasoner(nn.Module):
 
 def _dense(features, types, name, *, bias=True, initializer=_XAVIER):
     """A linear layer by the code's initial weights; biases start at 0, in the code at N(0, 1)."""
-    return layers.Dense((features,), ("embed", "norm"), initializer, types, bias, name=name)
+    return layers.Dense((features,), ("embed", "features"), initializer, types, bias, name=name)
 
 
 def at(concepts: Float[Array, "B N C"], places: Int[Array, "B ..."]) -> Float[Array, "B ... C"]:

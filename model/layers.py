@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from model import placement
+
 Initializer = Callable[..., Array]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -111,13 +113,6 @@ def rows(x: Float[Array, "... n"]) -> Float[Array, "rows n"]:
     return x.reshape(-1, x.shape[-1])
 
 
-def parts(axis: str | None) -> int:
-    """Returns into how many parts the mesh at hand cuts a logical axis; 1: without a mesh."""
-    axes = nn.logical_to_mesh_axes((axis,))[0] or ()
-    shape = jax.sharding.get_abstract_mesh().shape
-    return math.prod(shape.get(a, 1) for a in ((axes,) if isinstance(axes, str) else axes))
-
-
 def param(module: nn.Module, name: str, init: Initializer, shape, axes: Sequence[str | None]):
     """Declares a float32 parameter of `module` with logical axis names."""
     return module.param(name, nn.with_logical_partitioning(init, tuple(axes)), tuple(shape))
@@ -147,7 +142,7 @@ class Dense(nn.Module):
             return self.initializer(key, matrix).reshape(shape)
 
         kernel = param(self, "kernel", init, inputs + self.features, self.axes)
-        flat = kernel.reshape(matrix)
+        flat = placement.at_rest(kernel, self.axes).reshape(matrix)
         bias = None
         if self.bias:
             zeros = nn.initializers.zeros
@@ -167,8 +162,8 @@ class Embed(nn.Module):
 
     def setup(self):
         """Declares the table [V D]."""
-        shape, axes = (self.entries, self.width), (self.axis, "embed_table")
-        self.table = param(self, "table", self.initializer, shape, axes)
+        shape = self.entries, self.width
+        self.table = param(self, "table", self.initializer, shape, self._axes)
 
     def __call__(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
         """Looks vectors up; the result is in `types.compute`."""
@@ -179,23 +174,35 @@ class Embed(nn.Module):
         return jnp.take(self._gathered(), index, axis=0)
 
     def logits(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Scores against every entry: x table^T, in `types.compute`."""
-        return product(x, self._gathered(), None, self.types, True)
+        """Scores against every entry: x table^T, in `types.compute`.
+
+        Each part of the mesh along the entries scores its own; a table that does not divide by them
+        gets further entries for as long as that takes.
+        """
+        table = placement.at_rest(self.table, self._axes)
+        if self._missing:
+            table = jnp.pad(table, ((0, self._missing), (0, 0)))
+            table = nn.with_logical_constraint(table, self._axes)
+        table = nn.with_logical_constraint(table, (self.axis, None))
+        return product(placement.entering(x), table, None, self.types, True)[..., : self.entries]
 
     def _gathered(self) -> Float[Array, "V D"]:
         """The table with its width gathered over `fsdp`, over which the rows of a batch lie too.
 
         Without this step XLA rematerializes what is looked up.
         """
-        return nn.with_logical_constraint(self.table, (self._vocabulary_axis(), None))
+        table = placement.at_rest(self.table, self._axes)
+        entries = None if self._missing else self.axis
+        return nn.with_logical_constraint(table, (entries, "act_embed"))
 
-    def _vocabulary_axis(self) -> str | None:
-        """The axis of the entries, or None where the mesh does not divide them.
+    @property
+    def _axes(self) -> tuple[str | None, str]:
+        return self.axis, "embed_table"
 
-        A parameter that does not divide is whole (training/sharding.py); XLA gets from there to
-        uneven parts by itself, but not while it gathers the width.
-        """
-        return self.axis if self.entries % parts(self.axis) == 0 else None
+    @property
+    def _missing(self) -> int:
+        """How many entries more the mesh would divide."""
+        return -self.entries % placement.parts(self.axis)
 
 
 class Norm(nn.Module):
@@ -255,6 +262,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], *, train: bool) -> Float[Array, "B T D"]:
         """Applies the network to every token."""
+        x = placement.entering(x)
 
         def widen(name):
             axes = ("embed", "mlp")
@@ -265,7 +273,8 @@ class Mlp(nn.Module):
         h = activation(widen("gate")) * widen("up") if self.gated else activation(widen("up"))
         h = Dropout(self.dropout)(h, train=train)
         out = (x.shape[-1],), ("mlp", "embed")
-        return Dense(*out, self.out_initializer, self.types, self.bias, name="down")(h)
+        down = Dense(*out, self.out_initializer, self.types, self.bias, name="down")
+        return placement.leaving(down(h))
 
 
 class Dropout(nn.Module):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 import errors
-from model import attention, layers, lsh, reversible, stack, transformer
+from model import attention, layers, lsh, placement, reversible, stack, transformer
 
 # Kind of attention -> which parameters it has.
 KINDS = {
@@ -140,7 +140,7 @@ class Attention(nn.Module):
         c = self.config
         init = layers.INITIALIZERS[c.init](c.init_std)
         out_init = layers.INITIALIZERS[c.init](c.residual_init_std)
-        x = layers.Norm(c.norm_eps, self.types, name="norm")(x)
+        x = placement.entering(layers.Norm(c.norm_eps, self.types, name="norm")(x))
 
         def project(name):
             axes, features = ("embed", "heads", "head_width"), (c.heads, c.head_width)
@@ -177,7 +177,8 @@ class Attention(nn.Module):
             allowed = attention.mask(ids, ids, causal=c.causal)
             y, _ = attention.attend(q, k, v, allowed, drop, self.types)
         axes = ("heads", "head_width", "embed")
-        return layers.Dense((c.width,), axes, out_init, self.types, bias=False, name="out")(y)
+        out = layers.Dense((c.width,), axes, out_init, self.types, bias=False, name="out")
+        return placement.leaving(out(y))
 
 
 class FeedForward(nn.Module):
@@ -233,7 +234,7 @@ class Layer(NamedTuple):
         if key is not None:
             drop = layers.Dropout(self.config.dropout, parent=None)
             y = drop.apply({}, y, train=True, rngs={"dropout": key})
-        y = nn.with_logical_constraint(y, ("act_batch", "act_length", "act_embed"))
+        y = placement.stream(y)
         return y.astype(jnp.float32)
 
     def init(self, key):
@@ -290,7 +291,7 @@ class Embedder(nn.Module):
         places = jnp.unravel_index(batch["positions"], shape)  # rows of the grid first
         positions = [table(place) for table, place in zip(self.positions, places, strict=True)]
         x = self.tokens(batch["tokens"]) + jnp.concatenate(positions, axis=-1)
-        return nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
+        return placement.stream(x)
 
 
 class Reformer(nn.Module):

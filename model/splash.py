@@ -13,7 +13,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jaxtyping import Array, Float, Int
 
-from model import layers
+from model import placement
 
 LANES = 128  # of a TPU's vectors: lengths are multiples of it
 BLOCKS = (512, 256, 128)  # tokens that are computed at a time
@@ -22,7 +22,7 @@ BLOCKS = (512, 256, 128)  # tokens that are computed at a time
 def suits(q: Float[Array, "B T H K"]) -> bool:
     """Whether the kernel computes such shapes, on the mesh at hand."""
     _, length, heads, width = q.shape
-    by_part = heads % layers.parts("act_heads") == 0
+    by_part = heads % placement.parts("act_heads") == 0
     return length % LANES == 0 and width % (LANES // 2) == 0 and by_part
 
 

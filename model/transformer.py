@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from model import attention, layers
+from model import attention, layers, placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Attention(nn.Module):
           cache: a layer's keys, values and length, behind which those of x are written.
           bias: of the scores.
         """
-        c = self.config
+        c, x = self.config, placement.entering(x)
         q = _by_heads(self.query(x))
         k, v = self.keys_and_values(x) if others is None else others
         if cache is not None:
@@ -155,7 +155,7 @@ class Attention(nn.Module):
         drop = functools.partial(dropout, train=True) if train and c.attention_dropout else None
         scale = None if c.scaled_scores else 1.0
         y, scores = attention.compute(q, k, v, visible, drop, self.types, bias, scale)
-        return self.out(y), scores, cache
+        return placement.leaving(self.out(y)), scores, cache
 
 
 def _by_heads(y):
@@ -215,7 +215,9 @@ class Block(nn.Module):
 
         def cross_branch(x):
             attend = Attention(c, self.types, name="cross_attention")
-            others = attend.keys_and_values(cross.hidden) if memory is None else memory
+            others = memory
+            if others is None:
+                others = attend.keys_and_values(placement.entering(cross.hidden))
             return attend(x, cross.visible, train=self.train, others=others)[0]
 
         def mlp_branch(x):
@@ -225,7 +227,7 @@ class Block(nn.Module):
         if cross is not None:
             x = residual(x, cross_branch, "cross_attention_norm", "cross_attention_dropout")
         x = residual(x, mlp_branch, "mlp_norm", "mlp_dropout")
-        x = nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
+        x = placement.stream(x)
         return x, (cache, x, scores)
 
 
@@ -258,7 +260,7 @@ class Embedder(nn.Module):
         x = (tokens or self.tokens)(batch["tokens"]) + self.positions(batch["positions"])
         if self.config.token_types:
             x = x + self.token_types(batch["token_types"])
-        return nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
+        return placement.stream(x)
 
 
 def flops(config: TransformerConfig, rows: int, length: int) -> float:

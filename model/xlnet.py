@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from model import attention, layers, stack, transformer
+from model import attention, layers, placement, stack, transformer
 from model import distances as distances_lib
 
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -104,6 +104,7 @@ class RelativeAttention(nn.Module):
         """Returns [B T+P D] and, given a layer's (keys, values, distances, length), the new two."""
         c = self.config
         init = layers.INITIALIZERS[c.init](c.init_std)
+        x = placement.entering(x)
 
         def project(name, x):
             axes, features = ("embed", "heads", "head_width"), (c.heads, c.head_width)
@@ -145,7 +146,7 @@ class RelativeAttention(nn.Module):
         out_init = layers.INITIALIZERS[c.init](c.residual_init_std)
         axes = ("heads", "head_width", "embed")
         out = layers.Dense((c.width,), axes, out_init, self.types, bias=False, name="out")
-        return out(y.astype(self.types.compute)), cached
+        return placement.leaving(out(y.astype(self.types.compute))), cached
 
     def _by_distance(self, q, distances, view, keys):
         """Returns the float32 scores [B H T+P S] of how far each query is from each key."""
@@ -189,7 +190,7 @@ class Block(nn.Module):
             name="mlp",
         )
         x = add(x, mlp(x, train=self.train), "mlp")
-        x = nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
+        x = placement.stream(x)
         return x, (cached, x)
 
 
@@ -313,7 +314,7 @@ class XLNet(nn.Module):
         if queries is not None:
             start = self.embedder.query(jnp.zeros_like(queries.positions))
             x = jnp.concatenate([x, start], axis=1)
-        x = nn.with_logical_constraint(x, ("act_batch", "act_length", "act_embed"))
+        x = placement.stream(x)
         x = self.dropout(x, train=train)
         if cache is not None:
             ids = batch["segment_ids"]

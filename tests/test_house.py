@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = {
     "errors": 0,
     "model.batch": 0,
+    "model.placement": 0,
     "configs": 0,
     "model.attention": 1,
     "model.distances": 1,
@@ -40,7 +41,6 @@ SAME_FLOOR = {
     "model.attention": {"model.layers", "model.splash"},
     "model.ernie": {"model.encoder"},
     "model.positions": {"model.layers"},
-    "model.splash": {"model.layers"},
     "model.stack": {"model.transformer"},
 }
 FILES = [

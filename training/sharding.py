@@ -3,7 +3,6 @@
 Parameters are placed by the rules in `configs/common.py`; batches by data_pipeline/loader.py.
 """
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from errors import UserError
+from model import placement
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -79,9 +79,6 @@ def check_rules(rules: Sequence[tuple[str, str | Sequence[str] | None]]) -> tupl
 def state_shardings(abstract: PyTree, mesh: Mesh, rules) -> PyTree:
     """Places every leaf of a boxed tree (flax `Partitioned`) by the rules.
 
-    A mesh axis that does not divide a dimension is dropped for that leaf, for GPT-2's vocabulary of
-    50257 divides by nothing; the parameter stays whole along it.
-
     Args:
       abstract: `jax.eval_shape` of the state, with its boxes.
       mesh: the mesh.
@@ -103,14 +100,6 @@ def state_shardings(abstract: PyTree, mesh: Mesh, rules) -> PyTree:
         for name in leaf.names:
             if name is not None and name not in known:
                 raise UserError(f"config.rules has no entry for the parameter axis {name!r}.")
-        spec = nn.logical_to_mesh_axes(leaf.names, rules)
-        kept = []
-        for size, axes in zip(leaf.value.shape, spec, strict=True):
-            names = () if axes is None else (axes,) if isinstance(axes, str) else axes
-            if size % math.prod(mesh.shape[name] for name in names):
-                logging.info("Axis of size %d in %s is not divided over %s.", size, leaf, names)
-                axes = None
-            kept.append(axes)
-        return NamedSharding(mesh, PartitionSpec(*kept))
+        return NamedSharding(mesh, placement.spec(leaf.names, leaf.value.shape, rules, mesh.shape))
 
     return jax.tree.map(place, abstract, is_leaf=lambda x: isinstance(x, nn.Partitioned))

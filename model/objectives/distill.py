@@ -63,7 +63,7 @@ class Distill(nn.Module):
         width, bias = (self.teacher.network.config.width,), self.shared_projection
 
         def projection():
-            return layers.Dense(width, ("embed", "norm"), init, types, bias=bias)
+            return layers.Dense(width, ("embed", "features"), init, types, bias=bias)
 
         if self._uses("hidden") or (self._uses("embedding") and self.shared_projection):
             self.project_hidden = projection()

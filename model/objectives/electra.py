@@ -61,7 +61,7 @@ class Electra(nn.Module):
             self.recovery = heads.MaskedLM(config, types)
         if self.variant == "all_tokens":
             init = layers.INITIALIZERS[config.init](config.init_std)
-            self.copy_gate = layers.Dense((1,), ("embed", "norm"), init, types)
+            self.copy_gate = layers.Dense((1,), ("embed", "features"), init, types)
 
     def __call__(self, batch, *, train: bool):
         """Returns the loss terms of both networks, and further metrics."""
