@@ -246,8 +246,8 @@ def _describe(results: Sequence[Result]) -> str:
     if any(result.shots for result in results):
         text += f" Demonstrations come from the split {results[-1].demonstrations}."
     text += f" The paper's few-shot K is {prompt.shots}." if prompt.shots else ""
-    if cut := sorted({(r.checkpoint, r.cut) for r in results if r.cut}):
-        told = ", ".join(f"{number} of {checkpoint}" for checkpoint, number in cut)
+    if cut := [result for result in results if result.cut]:
+        told = ", ".join(f"{r.cut} of {r.checkpoint} at K = {r.shots}" for r in cut)
         text += f" Prompts that lost their beginning, as they were too long: {told}."
     return text
 
