@@ -28,7 +28,8 @@ demo: install
 	  --prompt="Return the" --prompt="The class is" --prompt="If the file"
 
 test: install
-	$(BIN)/python -m pytest -m "not slow" --numprocesses=$(JOBS) --dist=loadfile
+	$(BIN)/python -m pytest -m "not slow" --numprocesses=$(JOBS) --dist=loadfile \
+	  --no-loadscope-reorder # else the files with the fewest and longest tests come last
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow --numprocesses=$(JOBS)

@@ -72,6 +72,7 @@ def config(model, task, rows, vocabulary, tmp_path, **overrides):
     return c
 
 
+@pytest.mark.slow
 def test_an_ernie_learns_what_entities_tell(vocabulary, tmp_path):
     c = config("ernie-tiny", "fewrel", relations, vocabulary, tmp_path)
     c.model.entities = 6

@@ -148,6 +148,7 @@ def test_a_published_checkpoint_answers(finished, written, folder, tmp_path):
     assert (out / name).read_bytes() == (written[0] / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_t5_answers_in_words(tmp_path):
     """Decoded and put back as the context writes them, in training and by the script."""
     asked = [

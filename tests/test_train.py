@@ -54,7 +54,10 @@ LONG = {
 RAMP = {"microbatches": 4, "batch_ramp.start": 2, "batch_ramp.steps": 40}
 
 
-@pytest.mark.parametrize(("page", "kills", "steps"), [("bert", 5, 240), ("gpt3", 1, 48)])
+@pytest.mark.parametrize(
+    ("page", "kills", "steps"),
+    [pytest.param("bert", 5, 240, marks=pytest.mark.slow), ("gpt3", 1, 48)],
+)
 def test_a_run_killed_and_continued_equals_an_uninterrupted_one(
     page, kills, steps, cache, tmp_path
 ):
@@ -173,11 +176,11 @@ HALVES = {f"data.permutation.{name}": 16 for name in ("reuse", "block", "memory"
     ("page", "arg", "overrides"),
     [
         ("roberta", "", {}),
-        ("albert", "", {"model.embed_width": 16}),
+        pytest.param("albert", "", {"model.embed_width": 16}, marks=pytest.mark.slow),
         ("electra", "", {"model.embed_width": 16}),
-        ("ernie", "", {}),
+        pytest.param("ernie", "", {}, marks=pytest.mark.slow),
         ("ernie_baidu", "", {}),
-        ("distilbert", "", {"model.depth": 1}),
+        pytest.param("distilbert", "", {"model.depth": 1}, marks=pytest.mark.slow),
         ("tinybert", "", {"model.depth": 1}),
         ("xlnet", "", HALVES),
         ("xlnet", ",objective=masked_lm", HALVES),

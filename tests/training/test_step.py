@@ -114,7 +114,13 @@ def test_every_mesh_gives_the_same_losses(page, shape, devices, reference, capfd
     assert "rematerialization" not in capfd.readouterr().err.lower()
 
 
-@pytest.mark.parametrize("page", ["bert", "electra", "ernie", "reformer", "t5", "xlnet"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("bert", "reformer", "xlnet"),
+        *(pytest.param(page, marks=pytest.mark.slow) for page in ("electra", "ernie", "t5")),
+    ],
+)
 def test_gradients_are_the_same_where_a_device_has_one_row(page, devices):
     """Adam's first moments after one step; see `placement.leaving`."""
     batch = {name: x[:4] for name, x in make_batch(page, rows=8).items()}
