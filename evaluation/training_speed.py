@@ -140,7 +140,10 @@ def fastest(build: Callable[[str], Ours], dtypes: Sequence[str]) -> tuple[str, O
 
 
 def memory(options: benchmarks.Options) -> list[benchmarks.Result]:
-    """The largest resident memory of a process that takes three steps of BERT-base, 8 x 128."""
+    """The largest resident memory of a process that takes three steps of BERT-base, 8 x 128.
+
+    The peer's has imported JAX besides PyTorch.
+    """
     found = {"ours": [], "transformers": []}
     for _ in range(options.repeats):
         found["ours"].append(_alone(_our_memory, options.depth))
