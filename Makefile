@@ -32,7 +32,7 @@ test: install
 	  --no-loadscope-reorder # else the files with the fewest and longest tests come last
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow --numprocesses=$(JOBS)
+	$(BIN)/python -m pytest -m slow --numprocesses=$(JOBS) --dist=loadfile
 
 slurm-test: install
 	.ci/install-slurm
