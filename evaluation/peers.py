@@ -77,9 +77,9 @@ def bert(torch, transformers, depth) -> Built:
     return network, lambda batch: pretraining_loss(torch, network, batch)
 
 
-def pretraining_loss(torch, network, batch: Batch):
-    """Returns the loss of a `BertForPreTraining`: masked LM and next sentence."""
-    labels = {"labels": _labels(torch, batch), "next_sentence_label": batch["pair_labels"]}
+def pretraining_loss(torch, network, batch: Batch, pair: str = "next_sentence_label"):
+    """Returns the loss of masked LM and of pairs, whose labels the network calls `pair`."""
+    labels = {"labels": _labels(torch, batch), pair: batch["pair_labels"]}
     return network(**_encoded(batch), **labels).loss
 
 
@@ -101,12 +101,7 @@ def albert(torch, transformers, depth) -> Built:
         **_deep(num_hidden_layers=depth),
     )
     network = transformers.AlbertForPreTraining(config)
-
-    def loss(batch):
-        labels = {"labels": _labels(torch, batch), "sentence_order_label": batch["pair_labels"]}
-        return network(**_encoded(batch), **labels).loss
-
-    return network, loss
+    return network, lambda batch: pretraining_loss(torch, network, batch, "sentence_order_label")
 
 
 def electra(torch, transformers, depth) -> Built:

@@ -43,9 +43,10 @@ def main(argv):
     options = benchmarks.Options(repeats, _QUICK.value, _SOURCE.value)
     measure = BENCHMARKS[name]
     results = measure(options)
-    command = f"python scripts/bench.py {name}" + (
-        " --quick" if options.quick else f" --repeats={repeats}"
-    )
+    command = f"python scripts/bench.py {name}"
+    command += " --quick" if options.quick else f" --repeats={repeats}"
+    if not _SOURCE.using_default_value:
+        command += f" --source={options.source}"
     text = benchmarks.section(name, measure, results, command)
     print(text)
     if _OUTPUT.value:
