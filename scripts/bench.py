@@ -45,7 +45,7 @@ def main(argv):
     results = measure(options)
     command = f"python scripts/bench.py {name}"
     command += " --quick" if options.quick else f" --repeats={repeats}"
-    if not _SOURCE.using_default_value:
+    if options.source != _SOURCE.default:
         command += f" --source={options.source}"
     text = benchmarks.section(name, measure, results, command)
     print(text)
