@@ -80,6 +80,8 @@ def build(config: Mapping, platform: str) -> nn.Module:
         raise errors.UserError(f"config.objective lacks {', '.join(sorted(missing))}.")
     if options.get("lm_weight", 0.0) < 0:
         raise errors.UserError("config.objective.lm_weight must be at least 0.")
+    if options.get("logit_chunks", 1) < 1:
+        raise errors.UserError("config.objective.logit_chunks must be at least 1 (1: no chunks).")
     if not options.get("scale", 1.0) > 0:
         raise errors.UserError("config.objective.scale must be above 0.")
     if not 0 <= options.get("dropout", 0.0) < 1:

@@ -72,6 +72,7 @@ def overrides(draw):
 
 
 @examples(15)
+@hypothesis.example(("gpt2", {"objective.logit_chunks": 0}))  # once found by `make drills`
 @hypothesis.given(overrides())
 def test_config_overrides(chosen):
     """As train.py and plan.py go: the flag's types, then all that is built before the text."""
