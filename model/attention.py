@@ -187,6 +187,10 @@ def attend(
     scores = scores * (q.shape[-1] ** -0.5 if scale is None else scale)
     if bias is not None:
         scores = scores + bias
+    if types.kernel == "splash":
+        # With dropout behind it, libtpu 0.0.42 crashes where it fuses this with a softmax over 128
+        # or 256 keys.
+        scores = jax.lax.optimization_barrier(scores)
     weights = jax.nn.softmax(jnp.where(allowed, scores, MASKED), axis=-1)
     weights = drop(weights).astype(types.attention)
     y = jnp.einsum("...hts,...shk->...thk", weights, v, preferred_element_type=types.attention)
