@@ -16,6 +16,11 @@ import ml_collections
 from errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# What a run takes from the checkpoint or the folder of vectors that it names
+# (`warm_start.complete`).
+_TAKEN = {"objective.teacher"} | {
+    f"objective.reasoner.{size}" for size in ("entities", "relations", "width")
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,12 +164,11 @@ def _differences(
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yields (dotted key, saved, wanted) where a run's config differs from the one that is wanted.
 
-    What the wanted one leaves open, and the sizes of a teacher, the run has taken from other runs
-    (`warm_start.complete`).
+    What the wanted one leaves open, and what is in _TAKEN, the run has from other runs.
     """
     for name, value in wanted.items():
         found = saved.get(name)
-        if above + name == "objective.teacher":
+        if above + name in _TAKEN:
             continue
         if isinstance(value, Mapping) and isinstance(found, Mapping):
             yield from _differences(found, value, f"{above}{name}.")

@@ -98,6 +98,20 @@ def test_a_run_of_another_config_is_refused(before, page, wanted, found, tmp_pat
         sweeps.measure(job, "x", ablations.Column("valid/loss"))
 
 
+def test_the_sizes_of_a_graph_are_no_other_config(tmp_path):
+    job = sweeps.train_job("run", tmp_path, "configs/kagnet.py:tiny", {"data.graphs.path": "graph"})
+    fake_run(job)
+    path = job.workdir / "config.json"
+    config = json.loads(path.read_text())
+    config["objective"]["reasoner"].update(entities=7, relations=3, width=9)
+    path.write_text(json.dumps(config))
+    assert job.is_finished()
+    config["objective"]["reasoner"]["lstm"] = 9
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="config.objective.reasoner.lstm=9"):
+        job.is_finished()
+
+
 def test_what_other_runs_give_is_no_other_config(tmp_path):
     """A student's config.json has its teacher's sizes and vocabulary; an old one lacks new keys."""
     wanted = {"seed": 0, "part_from.teacher": "teacher"}
