@@ -4,9 +4,11 @@ r"""Tells before a run whether it fits, what bounds its speed, and how long it w
     python scripts/plan.py --config=configs/gpt3.py:175b --topology=v5p:8x8x8 \
         --config.mesh.fsdp=64 --config.mesh.tensor=8 --config.batch_size=1536 \
         --config.microbatches=3 --config.batch_ramp.start=512 --json=plan.json
+    python scripts/plan.py --config=configs/bert.py:large --topology=v5e:4x4 --search
 
 The very train step of train.py is compiled, for the devices of this machine or, with --topology,
-for a slice of TPUs that need not be here (extra `tpu`). No text is read, no weight is made.
+for a slice of TPUs that need not be here (extra `tpu`). No text is read, no weight is made. With
+--search other meshes, remat policies and microbatches are tried too, a compilation each.
 """
 
 import json
@@ -19,11 +21,12 @@ from ml_collections import config_flags
 
 from data_pipeline import files
 from errors import UserError, exit_on_user_error, parse_flags
-from training import compilation_cache, plan_report, topologies
+from training import compilation_cache, plan_report, plan_search, topologies
 from training import plan as plan_lib
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "CHIP:SHAPE, such as v5e:4x4 or v5p:2x2x2.")
+_SEARCH = flags.DEFINE_bool("search", False, "Try other meshes, remat policies, microbatches.")
 _JSON = flags.DEFINE_string("json", None, "A file for the whole plan.")
 
 
@@ -46,10 +49,20 @@ def main(argv):
         devices = topologies.devices(topology)
     else:
         compilation_cache.enable()
-    plan = plan_lib.make(_CONFIG.value, devices)
-    plan_report.show(plan, rich.console.Console(highlight=False, soft_wrap=True))
+    plan = plan_lib.make(_CONFIG.value, devices, without_weights=True)
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    plan_report.show(plan, console)
+    result = plan.to_dict()
+    if _SEARCH.value:
+        console.print("\nTried:")
+        trials = []
+        for trial in plan_search.search(_CONFIG.value, plan, devices):
+            plan_report.show_trial(trial, console)
+            trials.append(trial)
+        plan_report.show_frontier(trials, console)
+        result["search"] = [trial.to_dict() for trial in trials]
     if path:
-        files.write_text(path, json.dumps(plan.to_dict(), indent=1) + "\n")
+        files.write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -169,17 +169,23 @@ def lower(setup: setup_lib.Setup, state, batch, key) -> jax.stages.Lowered:
         return setup.train_step(state).lower(state, batch, key)
 
 
-def make(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Plan:
+def make(
+    config: ml_collections.ConfigDict,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    without_weights: bool = False,
+) -> Plan:
     """Compiles a config's train step, and reads what comes out.
 
     Args:
       config: a whole config; completed as train.py does.
       devices: to compile for; default: those of this machine.
+      without_weights: whether to plan for the page's own teacher where none is given.
 
     Raises:
       UserError: for what train.py would refuse before it reads the text.
     """
-    setup = setup_lib.prepare(config, devices)
+    setup = setup_lib.prepare(config, devices, without_weights=without_weights)
     mesh, objective = setup.mesh, setup.objective
     state, batch, key = inputs(setup, config)
     lowered = lower(setup, state, batch, key)

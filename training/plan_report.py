@@ -1,9 +1,12 @@
 """A plan as a person reads it."""
 
+from collections.abc import Sequence
+
 import rich.console
 import rich.table
 
 from training import plan as plan_lib
+from training import plan_search
 
 
 def show(plan: plan_lib.Plan, console: rich.console.Console) -> None:
@@ -22,6 +25,32 @@ def show(plan: plan_lib.Plan, console: rich.console.Console) -> None:
     _show_times(plan, console)
     for advice in plan_lib.advice(plan):
         console.print(f"* {advice}")
+
+
+def show_trial(trial: plan_search.Trial, console: rich.console.Console) -> None:
+    """Prints a line about a plan that was tried."""
+    flags = trial.flags or "as it is"
+    if trial.plan is None:
+        console.print(f"{flags}: {trial.refusal}")
+        return
+    memory, times = trial.plan.memory, trial.plan.times
+    seconds = f", {times.least:.4g} to {times.most:.4g} s" if times else ""
+    fits = ", DOES NOT FIT" if memory.fits is False else ""
+    console.print(f"{flags}: {_size(memory.needed)}{seconds}{fits}")
+
+
+def show_frontier(trials: Sequence[plan_search.Trial], console: rich.console.Console) -> None:
+    """Prints the plans than which none that was tried is both smaller and faster, and the best."""
+    console.print("\nThe frontier, than which none is at once smaller and faster:")
+    for trial in plan_search.frontier(trials):
+        show_trial(trial, console)
+    best = min(trials, key=lambda trial: trial.cost)
+    if best.plan and best.plan.memory.fits is False:
+        console.print("None of them fits: use more chips, or such with more memory.")
+    elif best.overrides:
+        console.print(f"Best: {best.flags}")
+    else:
+        console.print("Best: the config as it is.")
 
 
 def _table(title, first, *columns):

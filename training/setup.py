@@ -70,18 +70,22 @@ class Setup:
 
 
 def prepare(
-    config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
+    config: ml_collections.ConfigDict,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    without_weights: bool = False,
 ) -> Setup:
     """Builds the parts, and completes the config by the weights that it starts from.
 
     Args:
       config: a whole config.
       devices: all devices of the job by default; may be those of a topology that is not here.
+      without_weights: see `warm_start.complete`.
 
     Raises:
       UserError: for whatever does not fit together.
     """
-    warm_start.complete(config)
+    warm_start.complete(config, without_weights=without_weights)
     guard.check(config.guard)
     mesh = sharding.make_mesh(config.mesh, devices)
     loader.check_batch(config.batch_size, config.microbatches, mesh)

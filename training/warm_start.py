@@ -51,10 +51,14 @@ def tokenizer_path(init_from: str) -> str:
     )
 
 
-def complete(config: ml_collections.ConfigDict) -> None:
+def complete(config: ml_collections.ConfigDict, *, without_weights: bool = False) -> None:
     """Takes from existing weights what the config leaves to them; in place.
 
     That is the vocabulary, unless the config names one, and the sizes of a teacher or of a graph.
+
+    Args:
+      config: a whole config.
+      without_weights: whether a teacher that is not given is of the sizes that the page has.
 
     Raises:
       UserError: if a teacher is needed and not given, or given and of no use, or if `init_from` is
@@ -71,12 +75,14 @@ def complete(config: ml_collections.ConfigDict) -> None:
             )
     if "teacher" in config.objective:
         teacher = config.part_from.teacher
-        if teacher is None:
+        if teacher is None and not without_weights:
             raise UserError(
                 "config.part_from.teacher is not set: name the workdir of a finished run, or a "
                 "Hugging Face folder, to learn from."
             )
-        sizes, objective = _sections(teacher)
+        sizes, objective = config.objective.teacher.to_dict(), {}
+        if teacher is not None:
+            sizes, objective = _sections(teacher)
         if objective.get("scale", 1.0) != 1.0:
             raise UserError(
                 f"config.part_from.teacher={teacher} predicts scores divided by "

@@ -14,7 +14,17 @@ import tiny
 import train
 from configs import bert, gpt2, gpt3, reformer
 from data_pipeline import shapes
-from training import interconnect, plan, plan_report, setup, sharding, state, topologies
+from errors import UserError
+from training import (
+    interconnect,
+    plan,
+    plan_report,
+    plan_search,
+    setup,
+    sharding,
+    state,
+    topologies,
+)
 
 GIB = 2**30
 
@@ -189,6 +199,55 @@ def test_report():
     assert "all-gather data x fsdp 2 24 3.000 250.00" in text
     assert "bound by compute" in text and "0.5 to 1.1 s a step (MFU 100% to 45%)" in text
     assert "* Parameters, optimizer and gradients take 15.0 GiB" in text
+
+
+def test_search(monkeypatch):
+    """Each knob is turned with those before it at their best."""
+    seconds = {"none": 1.0, "dots": 1.1, "full": 1.3}
+    gibs = {"none": 40, "dots": 20, "full": 9}
+    tried = []
+
+    def make(config, devices, without_weights=False):
+        m, rows = config.mesh, config.batch_size // config.microbatches
+        tried.append((m.data, m.fsdp, m.tensor, config.model.remat, config.microbatches))
+        if rows % (m.data * m.fsdp):
+            raise UserError("does not divide")
+        needed = gibs[config.model.remat] * rows / 64 * (1 if m.fsdp == 4 else 1.5)
+        time = seconds[config.model.remat] * (1 + m.tensor / 10) + config.microbatches / 20
+        result = on_chips((m.data, m.fsdp, m.tensor), needed=int(needed * GIB))
+        return dataclasses.replace(result, times=plan.Times(time, 0.0, 0.0, 0.0))
+
+    monkeypatch.setattr(plan, "make", make)
+    c = bert.get_config("base")
+    c.batch_size = 64
+    c.lock()
+    c.mesh.update(data=-1, fsdp=1, tensor=1)
+    start = c.copy_and_resolve_references()
+    start.mesh.data = 4
+    trials = list(plan_search.search(c, make(start, None), None))
+    del tried[0]
+    # Four devices: 30 GiB as it is; then cut over all of them 20, still too much; then remat.
+    assert len(tried) == len(set(tried))
+    assert {t[:3] for t in tried[:5]} == {(1, 4, 1), (2, 1, 2), (1, 2, 2), (1, 1, 4)}
+    assert (1, 4, 1, "full", 1) in tried and (1, 4, 1, "full", 4) in tried
+    best = min(trials, key=lambda t: t.cost)
+    assert best.flags == (
+        "--config.mesh.data=1 --config.mesh.fsdp=4 --config.mesh.tensor=1 --config.model.remat=full"
+    )
+    assert [t.to_dict()["needed"] for t in trials][0] == 30 * GIB
+    front = plan_search.frontier(trials)
+    points = [(t.plan.memory.needed, t.plan.times.most) for t in front]
+    assert best in front and points == sorted(points)
+    assert [time for _, time in points] == sorted((time for _, time in points), reverse=True)
+
+    console = rich.console.Console(record=True, width=200, file=io.StringIO())
+    for trial in [*trials, plan_search.Trial({"microbatches": 3}, None, "refused")]:
+        plan_report.show_trial(trial, console)
+    plan_report.show_frontier(trials, console)
+    text = console.export_text()
+    assert "as it is: 30.00 GiB, 1.26 to 1.26 s, DOES NOT FIT" in text
+    assert "--config.microbatches=3: refused" in text
+    assert f"Best: {best.flags}" in text
 
 
 def test_the_script(tmp_path):
