@@ -1,6 +1,7 @@
 """Benchmarks: measuring by turns, and the page that they write. None of them is timed here."""
 
 import pytest
+import runs
 
 from errors import UserError
 from evaluation import benchmarks, inference_speed, input_speed, peers, training_speed
@@ -141,3 +142,14 @@ def test_masked_batches(monkeypatch):
     monkeypatch.setattr(input_speed, "ROWS", 4)
     (result,) = input_speed.masking(QUICK)
     assert result.work == 2 * 4 * 128 and set(result.measured) == {"ours", "datasets"}
+
+
+def test_the_script(tmp_path):
+    pytest.importorskip("datasets")
+    pytest.importorskip("transformers")
+    page = tmp_path / "page.md"
+    runs.script("bench.py", "masking", "--quick", f"--output={page}")
+    text = page.read_text()
+    assert text.startswith("# Benchmarks\n\n## masking\n")
+    assert "`python scripts/bench.py masking --quick`" in text and "| ratio |" in text
+    assert "Name one benchmark: steps, memory," in runs.script("bench.py", status=2)
