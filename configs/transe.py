@@ -1,11 +1,12 @@
 r"""TransE: vectors of a graph's entities and relations (Bordes et al., NeurIPS 2013).
 
-    python scripts/train_transe.py --config=configs/transe.py --output=FOLDER \\
+    python scripts/train_transe.py --config=configs/transe.py --output=FOLDER \
         --config.data.train=train.txt --config.data.test=test.txt --config.data.layout=rht
 
-A job of its own, not of train.py. Entities lie in rows over `mesh.tensor`, which takes all devices
-by default; their width, and the batch, lie over `mesh.fsdp`. With `merge=1` the relations of
-ConceptNet become KagNet's 17, for whose paths KagNet (configs/kagnet.py) takes the vectors.
+A job of its own, not of train.py. Entities lie in rows over `mesh.fsdp` and `mesh.tensor`, which
+takes all devices by default; the batch lies over `mesh.data` and `mesh.fsdp`. With `merge=1` the
+relations of ConceptNet become KagNet's 17, for whose paths KagNet (configs/kagnet.py) takes the
+vectors.
 """
 
 import ml_collections

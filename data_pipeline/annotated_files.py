@@ -42,8 +42,8 @@ def read_json(path: pathlib.Path, argument: str) -> Documents:
     for number, row, where in text_files.read_rows(path):
         text_files.require_field("text", list(row), where)
         text = text_files.as_text(row["text"], "text", where)
-        spans = [_span(x, text, "entities", 3, where) for x in row.get("entities", ())]
-        spans += [_span(x, text, "phrases", 2, where) for x in row.get("phrases", ())]
+        spans = [_span(x, text, "entities", 3, where) for x in row.get("entities") or ()]
+        spans += [_span(x, text, "phrases", 2, where) for x in row.get("phrases") or ()]
         yield f"{path.name}:{number}", text, tuple(spans), ()
 
 

@@ -10,6 +10,7 @@ import itertools
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -22,13 +23,14 @@ from data_pipeline import sentences as sentence_rules
 from data_pipeline.annotated_files import UNKNOWN, Span
 from errors import UserError, one_of
 
-VERSION = 1  # of the rules by which names are found
+VERSION = 2  # of the rules by which names are found
 
 # What a token is of a span that stands together.
 MARKS = {"": 0, "phrase": 1, "in phrase": 2, "entity": 3, "in entity": 4}
 WAYS = ("given", "names", "none")  # how annotations are had: of config.data.entities.marks
 # Words that begin with a capital letter, in a row; a small word may join them.
-_WORD = r"[^\W\d_a-z][^\W_]*(?:['’-][^\W_]+)*"
+_CAPITAL = "[" + "".join(filter(str.isupper, map(chr, range(sys.maxunicode)))) + "]"
+_WORD = rf"{_CAPITAL}[^\W_]*(?:['’-][^\W_]+)*"
 _NAMES = re.compile(rf"\b{_WORD}(?:(?: (?:of|of the|de|von|van))? {_WORD})*")
 _BEGINNING = re.compile(r"(?:[.!?:]['\"”’)]*\s|[\"“‘(\n]\s*)$")
 _NEAR = 8  # characters before a word that are looked at

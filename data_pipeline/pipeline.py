@@ -193,6 +193,12 @@ def prepare_data(
         pipeline = kind(data, tokenizer, names)
     else:
         pipeline = kind(data, tokenizer)
+    denoises = config.objective.get("name") == "entity_lm"
+    if denoises and not (annotator and data.entities.predictions):
+        raise UserError(
+            "config.objective.name=entity_lm denoises entities: set data.pipeline=annotated_lm and "
+            "data.entities.predictions above 0, or the objective to masked_lm."
+        )
     if config.objective.get("sentence_pair") and not getattr(pipeline, "labeled", False):
         raise UserError(
             f"config.objective.sentence_pair=True needs labeled pairs, which config.data.pipeline="
@@ -270,6 +276,9 @@ def _task_data(kind, config, cache, tokenizer_dir, training, split):
     what = f"The task {name}"
     tokenizer = _given_tokenizer(config, cache, tokenizer_dir, what, kind.adapt)
     pipeline = kind(data, tokenizer)
+    if kind is mention_rows.Mentions and len(pipeline.names) and tokenizer_dir is not None:
+        with files.exclusive(pathlib.Path(tokenizer_dir)):  # for what starts from this run
+            pipeline.names.save(tokenizer_dir)
 
     train = None
     if training:

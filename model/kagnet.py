@@ -124,7 +124,7 @@ class _Concepts(nn.Module):
         init = nn.initializers.normal(c.width**-0.5)  # as long as TransE's vectors
         rows = -(-(c.entities + 1) // ROWS) * ROWS  # the first one stands for none
         table = layers.Embed(rows, c.width, init, types, axis="entity_table", name="table")
-        vectors = table(batch["concepts"])
+        vectors = table.stored(batch["concepts"]).astype(types.compute)
         vectors = jnp.where(batch["concepts"][..., None] > 0, vectors, 0)
         hidden, edges = vectors, batch["concept_edges"].astype(types.compute)
         degree = jnp.maximum(edges.sum(-1, keepdims=True), 1)

@@ -46,7 +46,6 @@ class TransE(nn.Module):
         c = self.config
         rows = -(-c.entities // ROWS) * ROWS
         self.entities = layers.Embed(rows, c.width, unit_rows, self.types, axis="entity_table")
-        # A width that is not sharded: relations are few, and are added to whole entities.
         self.relations = layers.Embed(c.relations, c.width, unit_rows, self.types, axis=None)
 
     def __call__(self, batch: Mapping[str, Array], *, train: bool):

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -95,7 +96,8 @@ def train(
         pathlib.Path(workdir) / "checkpoints", keep=1, keep_best=0, best=config.checkpoint.best
     )
     meta = {"triples": hashlib.blake2b(triples.tobytes(), digest_size=8).hexdigest()}
-    meta["batch_size"] = config.batch_size
+    kept = ("batch_size", "seed", "model", "optim")
+    meta |= json.loads(json.dumps({k: config.to_dict()[k] for k in kept}))
     restored = checkpoints.restore(abstract)
     if restored is None:
         state = setup.init.sharded(jax.random.key(config.seed), abstract)
@@ -104,7 +106,8 @@ def train(
         if saved != meta:
             raise UserError(
                 f"The run in {workdir} was started on other triples or with another "
-                "config.batch_size: give those again, or choose another --output."
+                f"config.{', '.join(k for k in kept if saved.get(k) != meta[k]) or 'data'}: give "
+                "those again, or choose another --output."
             )
     step = setup.jitted(make_train_step(setup), abstract)
     key, first = jax.random.key(config.seed), int(state.step)

@@ -92,6 +92,8 @@ def read(
                     f"{train} has: remove the line, or set data.layout to how the file is laid out."
                 )
             others[name].append(triple)
+        if not others[name]:
+            raise UserError(f"{path} holds no triple of use: leave data.{name} out, or correct it.")
     everything = [*names, *(x for triples in others.values() for x in triples)]
     entities = sorted({x for h, _, t in everything for x in (h, t)})
     entity_ids = {name: i for i, name in enumerate(entities)}

@@ -3,6 +3,7 @@
 `B` rows, `T` tokens, `C` classes.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 
 import ml_collections
@@ -13,6 +14,7 @@ from data_pipeline import packing, tokenizers
 from data_pipeline.tasks import classification, mentions
 from errors import UserError
 
+_PART = 4096  # texts that are encoded at a time
 # [HD], [TL] and [ENT] stand on both sides of a mention; the released code writes them so. Where a
 # vocabulary lacks the last one, the next serves.
 SIGNS = {mentions.HEAD: ("#",), mentions.TAIL: ("$",), mentions.ENTITY: ("。", "@", "*")}
@@ -21,8 +23,8 @@ SIGNS = {mentions.HEAD: ("#",), mentions.TAIL: ("$",), mentions.ENTITY: ("。", 
 class Mentions(classification.Classification):
     """Rows `[CLS] text [SEP]` of `Classification`, with marks and with the entities of the text.
 
-    What an entity is called is looked up in data.entities.path; without that, or with
-    data.entities.marks=none, rows tell none, nor for a network that has no entities. A record is
+    What an entity is called is looked up in data.entities.path. With data.entities.marks=none rows
+    tell none, nor for a network that has no entities. A record is
     (tokens of the first segment, of all after it, the class, or 0 and 1 for each class), then for
     each token its id and its entity.
     """
@@ -39,8 +41,13 @@ class Mentions(classification.Classification):
         super().__init__(data, tokenizer)
         self.task = self.TASKS[data.task]
         c = data.entities
-        known = c.count and c.path is not None and c.marks != "none"
-        self.names = entity_lists.load(c.path) if known else entity_lists.Entities(())
+        told = c.count and c.marks != "none"
+        if told and c.path is None:
+            raise UserError(
+                "data.entities.path is not set: name the file of the model's entities, or set "
+                "data.entities.marks to none for rows that tell no entity."
+            )
+        self.names = entity_lists.load(c.path) if told else entity_lists.Entities(())
         if len(self.names) > c.count:
             raise UserError(
                 f"{c.path} names {len(self.names)} entities, but model.entities is {c.count}: set "
@@ -65,17 +72,29 @@ class Mentions(classification.Classification):
         return found
 
     def write(self, examples: Iterable[mentions.Example]) -> list[bytes]:
-        """Returns a record for each example.
+        """Returns a record for each example; says of how many mentions the entity is known.
 
         Raises:
           UserError: for a vocabulary without the marks.
         """
-        examples = list(examples)
-        cuts = [self._cuts(example) for example in examples]
-        located = iter(
-            self.tokenizer.locate_batch([text for found in cuts for text, _, _ in found])
-        )
-        return [self._record(x, found, located) for x, found in zip(examples, cuts, strict=True)]
+        examples, records = list(examples), []
+        for start in range(0, len(examples), _PART):
+            part = examples[start : start + _PART]
+            cuts = [self._cuts(example) for example in part]
+            located = iter(
+                self.tokenizer.locate_batch([text for found in cuts for text, _, _ in found])
+            )
+            records += [self._record(x, cut, located) for x, cut in zip(part, cuts, strict=True)]
+        if len(self.names):
+            named = [x.names for example in examples for x in (*example.linked, *example.mentions)]
+            known = sum(self.names.number(*names) > 0 for names in named)
+            logging.warning(
+                "%s: %s of %s mentions are of an entity that the model knows.",
+                self.task.name,
+                f"{known:,}",
+                f"{len(named):,}",
+            )
+        return records
 
     def _cuts(self, example):
         """Returns the text in parts: each with its place and the mark behind it, None at last."""

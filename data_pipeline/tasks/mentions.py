@@ -84,7 +84,13 @@ def read(name: str, path: published.Path, split: str) -> list[Example]:
     """
     if published.is_library(path):
         raise UserError(f"No library is known to have {name}: set data.path to its folder.")
-    return TASKS[name].read(TASKS[name], path, split)
+    try:
+        return TASKS[name].read(TASKS[name], path, split)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} holds an example of {name} that is not laid out as the published ones "
+            f"({error}): fetch it again."
+        ) from error
 
 
 def _find(task, path, name, ending=".json"):
@@ -97,6 +103,13 @@ def _there(task, path, name, ending=".json") -> pathlib.Path | None:
         return _find(task, path, name, ending)
     except UserError:
         return None
+
+
+def _training(task, path) -> pathlib.Path | None:
+    """Returns the training file, which says what number a class has: it may lie beside `path`."""
+    path = pathlib.Path(path).expanduser()
+    beside = _there(task, path.parent, FILES["train"]) if path.is_file() else None
+    return beside or _there(task, path, FILES["train"])
 
 
 def _json(path):
@@ -131,10 +144,12 @@ def _number(numbers, name, where):
 
 def _read_fewrel(task: Task, path, split: str) -> list[Example]:
     path = pathlib.Path(path).expanduser()
-    file = path if path.is_file() else _there(task, path, FILES["train"])
+    file = _training(task, path)
+    if path.is_file() and isinstance(_json(path), dict):
+        file = path  # as its authors publish it, whatever lies beside
     if file is not None and isinstance(rows := _json(file), list):
         numbers = _numbers(task, (_field(row, "label", file) for row in rows), file)
-        own = file if path.is_file() else _find(task, path, FILES[split])
+        own = _find(task, path, FILES[split])
         return [_related(row, numbers, f"{own} example {i}", i) for i, row in enumerate(_json(own))]
     if file is not None:
         relations = rows
@@ -185,16 +200,17 @@ def _official(row, number, where, index):
 
 
 def _read_types(task: Task, path, split: str) -> list[Example]:
-    training = _there(task, path, FILES["train"])
+    training = _training(task, path)
     if training is None and task.name == "figer":
         gold = _there(task, path, "exp", ".label")
         if gold is not None and split != "train":
             return _gold(task, path, gold)
-    training = _find(task, path, FILES["train"])
-    labels = (name for row in _json(training) for name in _field(row, "labels", training))
+    training, own = training or _find(task, path, FILES["train"]), _find(task, path, FILES[split])
+    known = _json(training)
+    labels = (name for row in known for name in _field(row, "labels", training))
     numbers = _numbers(task, labels, training)
-    own = _find(task, path, FILES[split])
-    return [_typed(row, numbers, f"{own} example {i}", i) for i, row in enumerate(_json(own))]
+    rows = known if own == training else _json(own)
+    return [_typed(row, numbers, f"{own} example {i}", i) for i, row in enumerate(rows)]
 
 
 def _typed(row, numbers, where, index):

@@ -83,6 +83,7 @@ def test_annotated_json_is_aligned_to_first_tokens(tokenizer, tmp_path):
         ({"phrases": [["a", 4]]}, "the offsets 'a' to 4, outside"),
         ({"entities": [[0, 4]]}, r"among its entities: give \[start, end, name\]"),
         ({"text": 7}, "is no text"),
+        ({"entities": None, "phrases": [[0]]}, "among its phrases: give"),
     ],
 )
 def test_wrong_annotations_are_told(row, message, tmp_path):
@@ -93,12 +94,12 @@ def test_wrong_annotations_are_told(row, message, tmp_path):
 def test_names_are_words_with_capitals():
     text = (
         "Mr. Darcy of Pemberley Hall went. Then the King met Anne Elliot\nand Jean-Paul in Bath. "
-        "A cat. I saw the University of New York, and The End."
+        "A cat. I saw the University of New York, and The End. It went über die Straße to Östersund"
     )
     names = [s.name for s in annotations.find_names(text)]
     assert names == [
         *("darcy of pemberley hall", "king", "anne elliot", "jean-paul", "bath"),
-        *("university of new york", "the end"),
+        *("university of new york", "the end", "straße", "östersund"),
     ]
     assert all(text[s.start : s.end].lower() == s.name for s in annotations.find_names(text))
 

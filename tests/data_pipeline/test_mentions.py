@@ -182,6 +182,32 @@ def test_relations_in_rows(data, tokenizer, tmp_path):
     assert not rows["entities"].any()
 
 
+def test_known_entities_are_counted(data, tokenizer, tmp_path, caplog):
+    entities.Entities(["Q4", "Q1", "london"]).save(tmp_path)
+    data.entities.path = str(tmp_path)
+    (tmp_path / "task").mkdir()
+    path = write(tmp_path / "task", train=RELEASED)
+    rows_of(data, tokenizer, "fewrel", mentions.read("fewrel", path, "train"))
+    assert "fewrel: 2 of 4 mentions are of an entity that the model knows." in caplog.text
+
+
+def test_a_file_alone_has_the_classes_of_the_training_set_beside_it(tmp_path):
+    path = write(tmp_path, train=TYPED, dev=TYPED[1:], test=[TYPED[0] | {"labels": ["place"]}])
+    both = mentions.read("open-entity", path, "test")
+    assert both[0].labels == (1,)
+    assert mentions.read("open-entity", f"{path}/test.json", "test") == both
+    (tmp_path / "fewrel").mkdir()
+    path = write(tmp_path / "fewrel", train=RELEASED, dev=RELEASED[1:])
+    both = mentions.read("fewrel", path, "valid")
+    assert both[0].labels == (1,) and mentions.read("fewrel", f"{path}/dev.json", "valid") == both
+
+
+def test_what_is_laid_out_otherwise_is_told(tmp_path):
+    path = write(tmp_path, train=[TYPED[0] | {"ents": [["Q2", 25, 31]]}])
+    with pytest.raises(UserError, match="not laid out as the published ones"):
+        mentions.read("open-entity", path, "train")
+
+
 def test_types_in_rows(data, tokenizer, tmp_path):
     entities.Entities(["Q7", "Q1", "Q2"]).save(tmp_path)
     data.entities.path = str(tmp_path)
@@ -200,10 +226,13 @@ def test_types_in_rows(data, tokenizer, tmp_path):
 def test_what_rows_need_is_told(data, tokenizer, tmp_path):
     plain = training.train("wordpiece", ["a b"], 257, True)
     path = write(tmp_path, train=RELEASED)
+    with pytest.raises(UserError, match="data.entities.path is not set"):
+        rows_of(data, tokenizer, "fewrel", mentions.read("fewrel", path, "train"))
+    data.entities.marks = "none"
     with pytest.raises(UserError, match="The vocabulary has none of #, which mark mentions"):
         rows_of(data, plain, "fewrel", mentions.read("fewrel", path, "train"))
     entities.Entities(map(str, range(10))).save(tmp_path)
-    data.entities.path = str(tmp_path)
+    data.entities.update(path=str(tmp_path), marks="names")
     with pytest.raises(UserError, match="names 10 entities, but model.entities is 9"):
         rows_of(data, tokenizer, "fewrel", [])
 

@@ -90,8 +90,12 @@ def test_the_script_saves_ranks_and_continues(graph, tmp_path):
     again = store.load(tmp_path / "out").entity_vectors
     np.testing.assert_array_equal(again, saved.entity_vectors)
     other = config(**ONE | {"model.width": 8, "batch_size": 8})
-    with pytest.raises(UserError, match="was started on other triples"):
+    with pytest.raises(
+        UserError, match="was started on other triples or with another config.batch"
+    ):
         fit(other, graph, tmp_path / "out")
+    wrong = runs.script("train_transe.py", *flags, "--config.model.norm=l1", status=2)
+    assert "another config.model:" in wrong
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,9 @@ def test_a_file_without_triples_is_told(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match="holds no triple"):
         triples.read(tmp_path / "empty.txt", {}, "hrt")
+    (tmp_path / "train.txt").write_text("a\tr\tb\n")
+    with pytest.raises(UserError, match="holds no triple of use: leave data.test out"):
+        triples.read(tmp_path / "train.txt", {"test": tmp_path / "empty.txt"}, "hrt")
     with pytest.raises(UserError, match="There is no file"):
         triples.read(tmp_path / "absent.txt", {}, "hrt")
 
