@@ -212,6 +212,7 @@ def data() -> ml_collections.ConfigDict:
     config.graphs = ml_collections.ConfigDict(
         {
             "path": config_dict.placeholder(str),  # an --output of scripts/train_transe.py
+            "digest": config_dict.placeholder(str),  # of its names, which training notes
             "hops": 3,  # the most of a path
             "threshold": 0.15,  # of a path's score; 0: no path is pruned
             "search": 100,  # paths between two concepts after which the search ends

@@ -18,7 +18,7 @@ from errors import UserError
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What a run takes from the checkpoint or the folder of vectors that it names
 # (`warm_start.complete`).
-_TAKEN = {"objective.teacher"} | {
+_TAKEN = {"objective.teacher", "data.graphs.digest"} | {
     f"objective.reasoner.{size}" for size in ("entities", "relations", "width")
 }
 

@@ -1,6 +1,7 @@
 """KagNet from triples to answers: only the graph can tell them, and it does."""
 
 import json
+import shutil
 
 import graphs
 import jax
@@ -114,6 +115,18 @@ def test_a_choice_is_explained(folder, finished, tmp_path):
     assert printed.count("no pair of concepts") == 3
     told = runs.script("explain.py", flags[0], "--question=y", status=2)
     assert "There is no question 'y'" in told
+
+
+def test_another_graph_than_that_of_training_is_told(folder, finished, tmp_path):
+    shutil.copytree(folder / "graph", tmp_path / "graph")
+    names = tmp_path / "graph" / "entities.txt"
+    first, second, *rest = names.read_text().splitlines()
+    names.write_text("\n".join([second, first, *rest, ""]))
+    other = json.loads((finished[0] / "config.json").read_text())
+    assert other["data"]["graphs"]["digest"] == store.digest(folder / "graph")
+    flags = [f"--checkpoint={finished[0]}", f"--override=data.graphs.path={tmp_path / 'graph'}"]
+    told = runs.script("evaluate.py", *flags, status=2)
+    assert "numbers concepts otherwise" in told
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ ENTITIES, RELATIONS = ("concepts", "table"), ("paths", "relations")  # in the gr
 def complete(config: ml_collections.ConfigDict) -> None:
     """Sets the sizes of the tables by those of `data.graphs.path`, where it is given; in place.
 
+    And notes a hash of its names, for a folder that is made anew may number them otherwise.
+
     Raises:
       UserError: if it holds no vectors.
     """
@@ -23,6 +25,7 @@ def complete(config: ml_collections.ConfigDict) -> None:
     shapes = store.shapes(config.data.graphs.path)
     (entities, width), (relations, _) = shapes["entities"], shapes["relations"]
     config.objective.reasoner.update(entities=entities, relations=relations, width=width)
+    config.data.graphs.digest = store.digest(config.data.graphs.path)
 
 
 def fill(config: ml_collections.ConfigDict, params: Mapping[str, PyTree]) -> Mapping[str, PyTree]:

@@ -68,6 +68,20 @@ def shapes(folder: str | os.PathLike) -> dict[str, tuple[int, ...]]:
         raise _damaged(path, error) from error
 
 
+def digest(folder: str | os.PathLike) -> str:
+    """Returns a hash of the names and their order, 16 hex digits.
+
+    Raises:
+      UserError: if there is no such folder.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    try:
+        names = {name: (folder / f"{name}.txt").read_text() for name in ("entities", "relations")}
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(folder, error) from error
+    return files.content_hash(**names)
+
+
 def load(folder: str | os.PathLike) -> Store:
     """Reads a folder.
 

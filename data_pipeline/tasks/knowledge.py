@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from data_pipeline import tokenizers
-from data_pipeline.knowledge import schema_graphs
+from data_pipeline.knowledge import schema_graphs, store
 from data_pipeline.tasks import choice, choices
 from errors import UserError
 
@@ -31,7 +31,7 @@ class KnowledgeChoice(choice.Choice):
         """
         super().__init__(data, tokenizer)
         limits = data.graphs.to_dict()
-        self.folder = limits.pop("path")
+        self.folder, self.digest = limits.pop("path"), limits.pop("digest", None)
         self.limits = schema_graphs.Limits(**limits)
         schema_graphs.check(self.limits)
         self.cache = pathlib.Path(data.cache_dir or "~/.cache/bert-to-gpt3").expanduser()
@@ -41,11 +41,16 @@ class KnowledgeChoice(choice.Choice):
         """Returns a record for each question; says how many choices name no pair of concepts.
 
         Raises:
-          UserError: without a graph.
+          UserError: without a graph, or with another one than the model was trained with.
         """
         if self.folder is None:
             raise UserError(
                 "config.data.graphs.path is not set: name an --output of scripts/train_transe.py."
+            )
+        if self.digest not in (None, store.digest(self.folder)):
+            raise UserError(
+                f"config.data.graphs.path={self.folder} numbers concepts otherwise than the folder "
+                "that the model was trained with: give that one."
             )
         questions = list(questions)
         records = super().write(questions)
