@@ -52,17 +52,20 @@ def main(argv):
     plan = plan_lib.make(_CONFIG.value, devices, without_weights=True)
     console = rich.console.Console(highlight=False, soft_wrap=True)
     plan_report.show(plan, console)
-    result = plan.to_dict()
+    _write(path, plan.to_dict())
     if _SEARCH.value:
         console.print("\nTried:")
         trials = []
         for trial in plan_search.search(_CONFIG.value, plan, devices):
             plan_report.show_trial(trial, console)
             trials.append(trial)
+            _write(path, plan.to_dict() | {"search": [trial.to_dict() for trial in trials]})
         plan_report.show_frontier(trials, console)
-        result["search"] = [trial.to_dict() for trial in trials]
+
+
+def _write(path, content):
     if path:
-        files.write_text(path, json.dumps(result, indent=1) + "\n")
+        files.write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import ml_collections
 from jaxtyping import PyTree
 
 from data_pipeline import loader, shapes
-from training import chips, hlo, interconnect, sharding
+from training import chips, digests, hlo, interconnect, sharding
 from training import setup as setup_lib
 
 _PACKAGES = ("jax", "jaxlib", "flax", "libtpu")
@@ -30,7 +30,7 @@ class Memory:
     Attributes:
       parameters, optimizer: of the state.
       batch: the rows, and what layouts pad all of these with.
-      gradients: like the parameters; all of them live when their norm is known.
+      gradients: like the parameters that are trained; all of them live when their norm is known.
       activations: all other temporaries.
       outputs: what is not written in place of the donated state.
       code: the program.
@@ -57,7 +57,8 @@ class Times:
 
     Attributes:
       compute: of the model's operations, nothing computed twice.
-      recompute: of what the backward pass computes again, at most a forward pass.
+      recompute: of the parameter products that the backward pass computes again: a forward pass, or
+        none. The cheap rest, attention's products with it, is not counted.
       memory: from and to the HBM.
       interconnect: of the collectives, one after another.
     """
@@ -206,7 +207,8 @@ def make(
         communication = interconnect.add_up(program.collectives(), mesh)
         traffic = program.traffic()
         once = compiled.cost_analysis()["bytes accessed"]
-        times = _times(kind, flops / mesh.size, config.model.get("remat"), traffic, communication)
+        again = config.model.get("reversible") or config.model.get("remat") == "full"
+        times = _times(kind, flops / mesh.size, again, traffic, communication)
     return Plan(
         device=kind,
         mesh=dict(mesh.shape),
@@ -216,7 +218,7 @@ def make(
         steps=setup.sizes.before(config.total_steps) / setup.sizes.full,
         tokens=math.prod(row["tokens"]),
         flops=flops,
-        memory=_memory(state, compiled and compiled.memory_analysis(), kind, refusal),
+        memory=_memory(state, setup.frozen, compiled and compiled.memory_analysis(), kind, refusal),
         communication=communication,
         traffic=traffic,
         traffic_counted_once=once,
@@ -227,31 +229,33 @@ def make(
     )
 
 
-def _times(kind, flops, remat, traffic, communication) -> Times | None:
+def _times(kind, flops, again, traffic, communication) -> Times | None:
     chip, peak = chips.memory(kind), chips.peak_flops(kind)
     if chip is None or peak is None:
         return None
     compute = flops / peak
     return Times(
         compute=compute,
-        recompute=0.0 if remat in (None, "none") else compute / 3,
+        recompute=compute / 3 if again else 0.0,
         memory=traffic / chip.bandwidth,
         interconnect=sum(c.seconds for c in communication),
     )
 
 
-def _memory(state, stats, kind: str, refusal: str) -> Memory:
+def _memory(state, frozen, stats, kind: str, refusal: str) -> Memory:
     """Divides what a device holds into what it is for."""
     chip = chips.memory(kind)
     parameters, whole = _local_bytes(state.params), _local_bytes(state)
+    named = digests.named_leaves(state.params)
+    trained = _local_bytes([x for path, x in named.items() if not frozen(path)])
     limit = None if chip is None else int(chip.size)
     if stats is None:
-        needed, limit = refused_bytes(refusal) or (whole + parameters, limit)
+        needed, limit = refused_bytes(refusal) or (whole + trained, limit)
         return Memory(
             parameters=parameters,
             optimizer=whole - parameters,
             batch=None,
-            gradients=parameters,
+            gradients=trained,
             activations=None,
             outputs=None,
             code=None,
@@ -261,7 +265,7 @@ def _memory(state, stats, kind: str, refusal: str) -> Memory:
         )
     arguments, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes
     outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    gradients = min(parameters, temporaries)
+    gradients = min(trained, temporaries)
     needed = arguments + temporaries + outputs + stats.generated_code_size_in_bytes
     return Memory(
         parameters=parameters,

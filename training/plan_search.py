@@ -77,7 +77,7 @@ def search(
     for knob in _knobs(config, plan):
         start = best
         for values in knob:
-            if all(_value(config, best, plan, key) == value for key, value in values.items()):
+            if all(_value(config, start, plan, key) == value for key, value in values.items()):
                 continue
             trial = _try(config, dict(start.overrides) | values, devices)
             yield trial
@@ -123,10 +123,10 @@ def _meshes(config, plan):
                 yield dict(zip(sharding.AXES, (rest // fsdp, fsdp, tensor)))
 
 
-def _value(config, best, plan, key):
-    """Returns what the best trial has there; of the config's mesh, where -1 is filled in."""
-    if key in best.overrides:
-        return best.overrides[key]
+def _value(config, trial, plan, key):
+    """Returns what a trial has there; of the config's mesh, where -1 is filled in."""
+    if key in trial.overrides:
+        return trial.overrides[key]
     section, _, name = key.rpartition(".")
     return (
         plan.mesh[name] if section == "mesh" else config[section][name] if section else config[key]

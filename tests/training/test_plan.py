@@ -12,7 +12,7 @@ import runs
 import tiny
 
 import train
-from configs import bert, gpt2, gpt3, reformer
+from configs import bert, distilbert, gpt2, gpt3, reformer
 from data_pipeline import shapes
 from errors import UserError
 from training import (
@@ -199,6 +199,19 @@ def test_report():
     assert "all-gather data x fsdp 2 24 3.000 250.00" in text
     assert "bound by compute" in text and "0.5 to 1.1 s a step (MFU 100% to 45%)" in text
     assert "* Parameters, optimizer and gradients take 15.0 GiB" in text
+
+
+def test_a_student_is_planned_without_its_teacher():
+    page = distilbert.get_config("tiny,quick=1")
+    with pytest.raises(UserError, match="part_from.teacher is not set"):
+        plan.make(page)
+    teacher = bert.get_config("tiny,quick=1").model.to_dict()
+    page.objective.teacher = teacher | {"depth": 4, "vocab_size": page.model.vocab_size}
+    made = plan.make(page, without_weights=True)
+    assert page.objective.teacher.depth == 4
+    # The teacher stands still: it has no gradients and no optimizer state.
+    assert made.memory.gradients == pytest.approx(made.memory.optimizer / 2, rel=0.01)
+    assert made.memory.gradients < made.memory.parameters / 2
 
 
 def test_search(monkeypatch):
