@@ -3,7 +3,8 @@ r"""Plans a run, writes the job that makes an engine run it on many hosts, and s
     python scripts/launch.py --config=configs/gpt2.py:1558m --workdir=DIR --on=slurm --nodes=4 \
         --devices=8 --device_gb=80 --slurm=gpus-per-node=8 --slurm=time=24:00:00 --submit
     python scripts/launch.py --config=configs/gpt3.py:13b --workdir=/data/13b --on=gke \
-        --topology=v5p:4x4x4 --image=IMAGE --volume=CLAIM:/data --config.mesh.fsdp=64
+        --topology=v5p:4x4x4 --image=IMAGE --code=/code --volume=CLAIM:/data \
+        --config.microbatches=16 --config.batch_ramp.start=64
     python scripts/launch.py --config=configs/bert.py:large --workdir=DIR --on=tpu-vm \
         --topology=v5e:4x4 --tpu=NAME --zone=ZONE --code=FOLDER
     python scripts/launch.py --config=configs/bert.py:tiny --workdir=DIR --on=local --nodes=2

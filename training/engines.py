@@ -1,8 +1,8 @@
 """A run as the job of an engine: Slurm, GKE, hosts of a TPU slice, or processes of this machine.
 
-Each function returns the text of a file for the engine. In all of them train.py finds the other
-processes by itself (`jax.distributed.initialize`), the engine tells it to stop by SIGTERM, so that
-it saves, and starts the same command again, which continues.
+Each function returns the text of a file for the engine, which tells train.py to stop by SIGTERM, so
+that it saves. The same command again continues: Slurm and GKE start it themselves. On all but this
+machine train.py finds the other processes by itself (`jax.distributed.initialize`).
 """
 
 import dataclasses
@@ -161,19 +161,20 @@ def tpu_vm(job: Job, *, tpu: str, zone: str) -> str:
 
 
 def local(job: Job) -> str:
-    """Returns a shell script that runs the processes on this machine, on CPU devices if several.
+    """Returns a shell script that runs the processes on this machine; several devices are CPUs.
 
     If one of them dies the others are ended; SIGTERM goes on to all.
     """
+    cpus = f"export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={job.devices}"
     if job.nodes == 1:
-        return (
-            f"#!/bin/bash\ncd {shlex.quote(job.folder)} || exit\nexec {shlex.join(job.command)}\n"
-        )
+        lines = ["#!/bin/bash", f"cd {shlex.quote(job.folder)} || exit"]
+        lines += [cpus] if job.devices > 1 else []
+        return "\n".join([*lines, f"exec {shlex.join(job.command)}", ""])
     free = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])"
     return f"""\
 #!/bin/bash
 cd {shlex.quote(job.folder)} || exit
-export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={job.devices}
+{cpus}
 port=$({shlex.join([job.python, "-c", free])})
 for ((i = 0; i < {job.nodes}; i++)); do
   {shlex.join(job.command)} \\

@@ -28,7 +28,8 @@ def make_train_step(
     Args:
       objective: maps a batch to loss terms and metrics, see model/objectives.
       optimizer: from training/optimizer.py.
-      schedule: the learning rate by step, for the log.
+      schedule: the learning rate by step, for the log. The optimizer's own stands still in a step
+        that guard.py skips.
       microbatches: slices of the batch that run one after another, their gradients summed. The
         last ones are left out where they hold no token (data_pipeline/loader.py, `Sizes`).
       frozen: whether the parameter at a path stands still, so that no gradient is computed for it.

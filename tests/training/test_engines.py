@@ -200,4 +200,7 @@ time.sleep(60)
 def test_one_local_process_is_alone(tmp_path):
     script = program(tmp_path, "train.py", "import sys; sys.exit(len(sys.argv))")
     there = {"folder": str(tmp_path), "python": sys.executable, "script": script}
-    assert start(tmp_path, engines.local(job(nodes=1, **there))).wait(30) == 3
+    assert start(tmp_path, engines.local(job(nodes=1, devices=1, **there))).wait(30) == 3
+    count = "import os, sys; sys.exit(int(os.environ['JAX_NUM_CPU_DEVICES']))"
+    there["script"] = program(tmp_path, "count.py", count)
+    assert start(tmp_path, engines.local(job(nodes=1, devices=4, **there))).wait(30) == 4
