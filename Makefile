@@ -6,13 +6,13 @@ BIN = $(VENV)/bin
 EXTRAS ?= dev
 JOBS ?= 2# test files at a time; each holds up to 4 GiB
 
-.PHONY: install demo test test-slow slurm-test drills lint
+.PHONY: install demo test test-slow slurm-test drills plans lint
 
 install: $(VENV)/installed-$(EXTRAS)
 
-$(VENV)/installed-$(EXTRAS): pyproject.toml
+$(VENV)/installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
 
 demo: install
@@ -40,6 +40,9 @@ slurm-test: install
 
 drills: install
 	$(BIN)/python tests/drills.py
+
+plans: $(VENV)/installed-$(EXTRAS),tpu
+	$(BIN)/python scripts/plans.py
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -1,7 +1,7 @@
 r"""ALBERT: A Lite BERT for Self-supervised Learning (Lan et al., ICLR 2020).
 
     python train.py --config=configs/albert.py:tiny --workdir=runs/albert-tiny
-    python train.py --config=configs/albert.py:xxlarge --workdir=DIR --config.data.source=PATH \\
+    python train.py --config=configs/albert.py:xxlarge --workdir=DIR --config.data.source=PATH \
         --config.data.tokenizer.path=spiece.model --config.mesh.fsdp=8
 
 Three changes to BERT: narrow embedding tables (E, table 3: model.embed_width), one set of
@@ -10,6 +10,13 @@ groups), and the order of two segments as the sentence task (table 5: data.forma
 swapped, random or none). Whole n-grams of words are masked (section 4.1).
 
 Where the paper is silent or differs, these are the values of the released code.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/albert.py:base --topology=v5e:16x16
+    python scripts/plan.py --config=configs/albert.py:large --topology=v5e:16x16
+    python scripts/plan.py --config=configs/albert.py:xlarge --topology=v5e:16x16
+    python scripts/plan.py --config=configs/albert.py:xxlarge --topology=v5p:8x8x8
 """
 
 from configs import bert, common

@@ -1,7 +1,7 @@
 r"""BERT: Pre-training of Deep Bidirectional Transformers (Devlin et al., NAACL 2019).
 
     python train.py --config=configs/bert.py:tiny --workdir=runs/bert-tiny
-    python train.py --config=configs/bert.py:large --workdir=DIR \\
+    python train.py --config=configs/bert.py:large --workdir=DIR \
         --config.data.source=PATH --config.data.tokenizer.path=vocab.txt
 
 Two phases (appendix A.2): 90 % of the steps on 128 tokens, the last 10 % on 512. The second goes on
@@ -10,6 +10,14 @@ where the first stopped when it is given the same workdir, optimizer and schedul
     python train.py --config=configs/bert.py:large,phase=2 --workdir=DIR ...
 
 Where the paper is silent or differs, these are the values of the released code.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/bert.py:base --topology=v5e:4x4
+    python scripts/plan.py --config=configs/bert.py:large --topology=v5e:4x4
+    python scripts/plan.py --config=configs/bert.py:large --topology=v5p:2x2x2 \
+        --config.mesh.fsdp=8
+    python scripts/plan.py --config=configs/bert.py:large,phase=2 --topology=v5e:4x4
 """
 
 from configs import common

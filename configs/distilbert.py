@@ -1,9 +1,9 @@
 r"""DistilBERT, a distilled version of BERT (Sanh et al., 2019).
 
     python train.py --config=configs/bert.py:tiny --workdir=runs/bert-tiny
-    python train.py --config=configs/distilbert.py:tiny --workdir=runs/distilbert-tiny \\
+    python train.py --config=configs/distilbert.py:tiny --workdir=runs/distilbert-tiny \
         --config.part_from.teacher=runs/bert-tiny
-    python train.py --config=configs/distilbert.py:base --workdir=DIR --config.data.source=PATH \\
+    python train.py --config=configs/distilbert.py:base --workdir=DIR --config.data.source=PATH \
         --config.part_from.teacher=FOLDER     # a workdir, or BERT in Hugging Face's layout
 
 Half of BERT's layers, without segment types and pooler, taught by three losses (section 2): the
@@ -12,6 +12,10 @@ the teacher's layers (section 3); --config.init_from= with another run, or table
 with `start=random`. The vocabulary and the sizes of the teacher come from its checkpoint.
 
 Where the paper is silent, these are the values of the released code.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/distilbert.py:base --topology=v5e:16x16
 """
 
 from configs import bert, common

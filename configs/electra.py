@@ -1,7 +1,7 @@
 r"""ELECTRA: Pre-training Text Encoders as Discriminators (Clark et al., ICLR 2020).
 
     python train.py --config=configs/electra.py:tiny --workdir=runs/electra-tiny
-    python train.py --config=configs/electra.py:small --workdir=DIR --config.data.source=PATH \\
+    python train.py --config=configs/electra.py:small --workdir=DIR --config.data.source=PATH \
         --config.data.tokenizer.path=vocab.txt
 
 A small generator fills the masks by sampling; the discriminator tells of every token whether it was
@@ -18,6 +18,11 @@ replaced, and is what is kept. `variant` picks a row of table 5 or figure 3:
 --config.objective.tie (section 3.2) says what the two networks share: none, tokens, embeddings or
 all (with objective.generator_size=1.0). Where the paper is silent, these are the values of the
 released code.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/electra.py:base --topology=v5e:4x4
+    python scripts/plan.py --config=configs/electra.py:large --topology=v5e:16x16
 """
 
 from configs import bert, common

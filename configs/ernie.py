@@ -1,8 +1,8 @@
 r"""ERNIE: Enhanced Language Representation with Informative Entities (Zhang et al., ACL 2019).
 
     python train.py --config=configs/ernie.py:tiny --workdir=runs/ernie-tiny
-    python train.py --config=configs/ernie.py:base --workdir=DIR --config.init_from=BERT \\
-        --config.data.source=wiki_entity:FOLDER --config.data.entities.path=KG_EMBED \\
+    python train.py --config=configs/ernie.py:base --workdir=DIR --config.init_from=BERT \
+        --config.data.source=wiki_entity:FOLDER --config.data.entities.path=KG_EMBED \
         --config.part_from.entities=KG_EMBED/entity2vec.vec
 
 The text is annotated: see data_pipeline/annotations.py for its forms. `BERT` is a workdir or a
@@ -16,6 +16,10 @@ that fuses and 6 that also attend, instead of 6 and 6 (section 4.1); batches of 
 examples of at least 5 entities; entities chosen among those of the batch.
 
 Baidu's ERNIE shares the name alone: configs/ernie_baidu.py.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/ernie.py:base --topology=v5e:4x4
 """
 
 from configs import bert, common

@@ -1,13 +1,17 @@
 r"""ERNIE: Enhanced Representation through Knowledge Integration (Sun et al., 2019): Baidu's, 1.0.
 
     python train.py --config=configs/ernie_baidu.py:tiny --workdir=runs/ernie-baidu-tiny
-    python train.py --config=configs/ernie_baidu.py:base,stage=3 --workdir=DIR \\
+    python train.py --config=configs/ernie_baidu.py:base,stage=3 --workdir=DIR \
         --config.data.source=annotated:PATH --config.init_from=STAGE-2
 
 A BERT whose masks cover what belongs together. `stage` 1 masks words as BERT does, 2 also phrases,
 and 3 also entities as one, each stage starting from the one before. Phrases and entities come with
 the text (data_pipeline/annotated_files.py). Learning rate and steps are BERT's: those of the
 paper are not known here. Its text is Chinese, and so the vocabulary; dialogues are left out.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/ernie_baidu.py:base --topology=v5e:4x4
 """
 
 from configs import bert, common

@@ -1,6 +1,6 @@
 r"""Fine-tuning on a labeled task, by the recipe of the network's own paper (configs/recipes.py).
 
-    python train.py --config=configs/finetune.py:model=bert-base,task=mrpc --workdir=DIR \\
+    python train.py --config=configs/finetune.py:model=bert-base,task=mrpc --workdir=DIR \
         --config.init_from=DIR --config.data.path=GLUE
 
 `model` is PAGE-SIZE: the network of configs/PAGE.py:SIZE. Every encoder of the house reads a task

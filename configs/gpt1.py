@@ -1,12 +1,16 @@
 r"""GPT-1: Improving Language Understanding by Generative Pre-Training (Radford et al., 2018).
 
     python train.py --config=configs/gpt1.py:tiny --workdir=runs/gpt1-tiny
-    python train.py --config=configs/gpt1.py:base --workdir=DIR --config.data.source=PATH \\
+    python train.py --config=configs/gpt1.py:base --workdir=DIR --config.data.source=PATH \
         --config.data.tokenizer.path=FOLDER
 
 A decoder with post-norm blocks, and no norm but theirs (section 4.1). The paper gives neither
 Adam's betas and epsilon, which are those of its fine-tuning code here (opt.py), nor a clipping of
 gradients in pre-training: there is none. Fine-tuning is in configs/finetune.py: model=gpt1-base.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/gpt1.py:base --topology=v5e:4x4
 """
 
 from configs import common, gpt2

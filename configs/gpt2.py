@@ -1,12 +1,21 @@
 r"""GPT-2: Language Models are Unsupervised Multitask Learners (Radford et al., 2019).
 
     python train.py --config=configs/gpt2.py:tiny --workdir=runs/gpt2-tiny
-    python train.py --config=configs/gpt2.py:124m --workdir=DIR --config.data.source=PATH \\
+    python train.py --config=configs/gpt2.py:124m --workdir=DIR --config.data.source=PATH \
         --config.data.tokenizer.path=FOLDER
 
 The paper gives architecture, context, vocabulary and batch (section 2.3). It does not publish the
 optimizer, schedule, steps or dropout; here these are GPT-3's (Brown et al., 2020, appendix B and
 table 2.1), the nearest that was.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/gpt2.py:124m --topology=v5e:16x16
+    python scripts/plan.py --config=configs/gpt2.py:355m --topology=v5e:16x16
+    python scripts/plan.py --config=configs/gpt2.py:774m --topology=v5e:16x16 \
+        --config.mesh.fsdp=16
+    python scripts/plan.py --config=configs/gpt2.py:1558m --topology=v5e:16x16 \
+        --config.mesh.fsdp=16
 """
 
 from configs import common

@@ -1,7 +1,7 @@
 r"""GPT-3: Language Models are Few-Shot Learners (Brown et al., 2020).
 
     python train.py --config=configs/gpt3.py:tiny --workdir=runs/gpt3-tiny
-    python train.py --config=configs/gpt3.py:125m --workdir=DIR --config.data.source=PATH \\
+    python train.py --config=configs/gpt3.py:125m --workdir=DIR --config.data.source=PATH \
         --config.data.tokenizer.path=FOLDER
 
 GPT-2's network and vocabulary with every other layer's attention in a local band (section 2.1), and
@@ -10,6 +10,25 @@ the training of appendix B. What the paper leaves open, and is chosen here: whic
 which the paper points), the dropout (none), what decays (all but biases and norms), how the ramp of
 the batch depends on the size, and that the cosine begins where the warm-up ends. With
 --config.model.bands="(0,)" all layers are dense, and the model can be exported as a GPT-2.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/gpt3.py:125m --topology=v5e:4x4
+    python scripts/plan.py --config=configs/gpt3.py:350m --topology=v5e:4x4
+    python scripts/plan.py --config=configs/gpt3.py:760m --topology=v5e:4x4 \
+        --config.mesh.fsdp=16 --config.microbatches=4 --config.batch_ramp.start=64
+    python scripts/plan.py --config=configs/gpt3.py:1.3b --topology=v5p:2x2x4 \
+        --config.mesh.fsdp=16 --config.microbatches=4 --config.batch_ramp.start=128
+    python scripts/plan.py --config=configs/gpt3.py:2.7b --topology=v5p:2x2x4 \
+        --config.mesh.fsdp=16 --config.microbatches=4 --config.batch_ramp.start=128
+    python scripts/plan.py --config=configs/gpt3.py:6.7b --topology=v5p:4x4x4 \
+        --config.microbatches=16 --config.batch_ramp.start=64
+    python scripts/plan.py --config=configs/gpt3.py:13b --topology=v5p:4x8x8 \
+        --config.mesh.fsdp=64 --config.mesh.tensor=4 --config.microbatches=4 \
+        --config.batch_ramp.start=256
+    python scripts/plan.py --config=configs/gpt3.py:175b --topology=v5p:8x8x8 \
+        --config.mesh.fsdp=64 --config.mesh.tensor=8 --config.batch_size=1536 \
+        --config.microbatches=3 --config.batch_ramp.start=512
 """
 
 from configs import common, gpt2

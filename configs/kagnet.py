@@ -1,11 +1,11 @@
 r"""KagNet: knowledge-aware graph networks for commonsense reasoning (Lin et al., EMNLP 2019).
 
-    python scripts/train_transe.py --config=configs/transe.py:merge=1 --output=runs/concepts \\
+    python scripts/train_transe.py --config=configs/transe.py:merge=1 --output=runs/concepts \
         --config.data.train=train.txt.gz --config.data.layout=rht
-    python train.py --config=configs/finetune.py:model=bert-base,task=commonsenseqa \\
+    python train.py --config=configs/finetune.py:model=bert-base,task=commonsenseqa \
         --workdir=runs/csqa --config.init_from=BERT --config.data.path=FOLDER
-    python train.py --config=configs/kagnet.py:base,task=commonsenseqa --workdir=runs/kagnet \\
-        --config.init_from=runs/csqa --config.data.path=FOLDER \\
+    python train.py --config=configs/kagnet.py:base,task=commonsenseqa --workdir=runs/kagnet \
+        --config.init_from=runs/csqa --config.data.path=FOLDER \
         --config.data.graphs.path=runs/concepts
 
 The encoder is tuned on the task first, then reasons with the graph (section 4). `encoder` is the
@@ -13,7 +13,13 @@ page of another one, `form` the paper's or the released code's (github.com/INK-U
 paper we know the formulas, k = 4 concepts and the threshold of 0.15. Its sizes (100 and 50 units of
 the GCN, a bidirectional LSTM of 128), its loss and its optimizer could not be verified: there both
 forms follow the code, but for its frozen encoder. What has room beside a choice is ours (pairs,
-paths, concepts); the code's amsgrad and its biases drawn from N(0, 1) are left out.
+paths, concepts); the code's amsgrad and its biases drawn from N(0, 1) are left out, and its weight
+decay is taken off the weights, not added to the gradients.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/kagnet.py:base --topology=v5e:2x2
+    python scripts/plan.py --config=configs/kagnet.py:large --topology=v5e:2x2
 """
 
 from configs import common, finetune

@@ -2,9 +2,9 @@ r"""Reformer: The Efficient Transformer (Kitaev et al., 2020).
 
     python train.py --config=configs/reformer.py:tiny --workdir=runs/reformer-tiny
     python train.py --config=configs/reformer.py:copy,rounds=4 --workdir=DIR
-    python train.py --config=configs/reformer.py:enwik8 --workdir=DIR \\
+    python train.py --config=configs/reformer.py:enwik8 --workdir=DIR \
         --config.data.source=jsonl:PATH
-    python train.py --config=configs/reformer.py:imagenet64 --workdir=DIR \\
+    python train.py --config=configs/reformer.py:imagenet64 --workdir=DIR \
         --config.data.source=IMAGES.npy
 
 The paper gives data, sizes and rounds (sections 2 and 5); enwik8 and imagenet64 here are the models
@@ -12,6 +12,11 @@ whose settings were released (trax, reformer_enwik8.gin and reformer_imagenet64.
 keys of a chunk, in each round anew; the copy task has the paper's masks. Two things differ from
 the released code: initial values are normal, not uniform, and dropout within the feed-forward
 network, before its activation, is left out.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/reformer.py:enwik8 --topology=v5e:2x4
+    python scripts/plan.py --config=configs/reformer.py:imagenet64 --topology=v5e:2x4
 """
 
 from configs import common

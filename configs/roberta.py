@@ -1,7 +1,7 @@
 r"""RoBERTa: A Robustly Optimized BERT Pretraining Approach (Liu et al., 2019).
 
     python train.py --config=configs/roberta.py:tiny --workdir=runs/roberta-tiny
-    python train.py --config=configs/roberta.py:large --workdir=DIR --config.data.source=PATH \\
+    python train.py --config=configs/roberta.py:large --workdir=DIR --config.data.source=PATH \
         --config.data.tokenizer.path=FOLDER --config.microbatches=8
 
 BERT's network without segment types, on a byte-level vocabulary; no sentence task, rows full of
@@ -11,6 +11,11 @@ objective.sentence_pair=True), full_sentences, doc_sentences; table 1's static m
 --config.data.masking.static=True with data.format.passes=10.
 
 Where the paper is silent, these are the values of the released code (fairseq).
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/roberta.py:base --topology=v5e:16x16
+    python scripts/plan.py --config=configs/roberta.py:large --topology=v5p:8x8x8
 """
 
 from configs import bert, common

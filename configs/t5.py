@@ -1,7 +1,7 @@
 r"""T5: Exploring the Limits of Transfer Learning (Raffel et al., JMLR 2020).
 
     python train.py --config=configs/t5.py:tiny --workdir=runs/t5-tiny
-    python train.py --config=configs/t5.py:base --workdir=DIR --config.data.source=PATH \\
+    python train.py --config=configs/t5.py:base --workdir=DIR --config.data.source=PATH \
         --config.data.tokenizer.path=FOLDER --config.mesh.fsdp=8
 
 Sizes `small` to `11b` are the paper's (version 1.0), `1.1-small` to `1.1-xxl` the second release:
@@ -12,6 +12,23 @@ ablations begin from i.i.d. masking instead: data.corruption.name=iid.
 
 `mixture=1` trains on the tasks of GLUE besides, as text, in proportion to their examples (section
 3.7, which mixes in all of its tasks); --config.data.path is GLUE's folder.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/t5.py:base --topology=v5e:16x16
+    python scripts/plan.py --config=configs/t5.py:large --topology=v5e:16x16 \
+        --config.mesh.fsdp=16
+    python scripts/plan.py --config=configs/t5.py:3b --topology=v5p:4x8x8 --config.mesh.fsdp=64 \
+        --config.mesh.tensor=4
+    python scripts/plan.py --config=configs/t5.py:11b --topology=v5p:8x8x8 --config.mesh.fsdp=64 \
+        --config.mesh.tensor=8
+    python scripts/plan.py --config=configs/t5.py:1.1-base --topology=v5e:16x16
+    python scripts/plan.py --config=configs/t5.py:1.1-large --topology=v5e:16x16 \
+        --config.mesh.fsdp=16
+    python scripts/plan.py --config=configs/t5.py:1.1-xl --topology=v5p:4x8x8 \
+        --config.mesh.fsdp=64 --config.mesh.tensor=4
+    python scripts/plan.py --config=configs/t5.py:1.1-xxl --topology=v5p:8x8x8 \
+        --config.mesh.fsdp=64 --config.mesh.tensor=8
 """
 
 from configs import common

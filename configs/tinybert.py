@@ -1,9 +1,9 @@
 r"""TinyBERT: Distilling BERT for Natural Language Understanding (Jiao et al., EMNLP 2020 findings).
 
     python train.py --config=configs/bert.py:tiny --workdir=runs/bert-tiny
-    python train.py --config=configs/tinybert.py:tiny --workdir=runs/tinybert-tiny \\
+    python train.py --config=configs/tinybert.py:tiny --workdir=runs/tinybert-tiny \
         --config.part_from.teacher=runs/bert-tiny
-    python train.py --config=configs/tinybert.py:4 --workdir=DIR --config.data.source=PATH \\
+    python train.py --config=configs/tinybert.py:4 --workdir=DIR --config.data.source=PATH \
         --config.part_from.teacher=FOLDER     # a workdir, or BERT in Hugging Face's layout
 
 General distillation (section 3.2): a random student imitates the embeddings, hidden states and
@@ -14,12 +14,16 @@ are weights of --config.objective.weights set to 0.
 Task distillation has two more stages, with a teacher that is fine-tuned (configs/finetune.py) and,
 if wanted, data that scripts/augment.py has written:
 
-    ... --config=configs/tinybert.py:4,stage=intermediate,task=sst-2 --workdir=B \\
+    ... --config=configs/tinybert.py:4,stage=intermediate,task=sst-2 --workdir=B \
         --config.part_from.teacher=TUNED --config.init_from=GENERAL --config.data.path=GLUE
-    ... --config=configs/tinybert.py:4,stage=prediction,task=sst-2 --workdir=C \\
+    ... --config=configs/tinybert.py:4,stage=prediction,task=sst-2 --workdir=C \
         --config.part_from.teacher=TUNED --config.init_from=B --config.data.path=GLUE
 
 Where the paper is silent or differs, these are the values of the released code.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/tinybert.py:6 --topology=v5e:4x4
 """
 
 from configs import bert, common, finetune

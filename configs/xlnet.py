@@ -1,7 +1,7 @@
 r"""XLNet: Generalized Autoregressive Pretraining (Yang et al., NeurIPS 2019).
 
     python train.py --config=configs/xlnet.py:tiny --workdir=runs/xlnet-tiny
-    python train.py --config=configs/xlnet.py:large --workdir=DIR --config.data.source=PATH \\
+    python train.py --config=configs/xlnet.py:large --workdir=DIR --config.data.source=PATH \
         --config.data.tokenizer.path=spiece.model --config.mesh.fsdp=8
 
 The parts that table 6 takes away are values: data.permutation.k (1 in K tokens is predicted),
@@ -13,6 +13,11 @@ the hidden states of the step before, computed with older parameters and with dr
 256 tokens of the row, and as many more as mem_len asks for from the step before that.
 
 Where the paper is silent, these are the values of the released code.
+
+Plans of these steps are in docs/plans.md:
+
+    python scripts/plan.py --config=configs/xlnet.py:base --topology=v5e:4x4
+    python scripts/plan.py --config=configs/xlnet.py:large --topology=v5p:8x8x8
 """
 
 from configs import common

@@ -1,6 +1,6 @@
 r"""Writes a task's training file with many variants of each example (TinyBERT, algorithm 1).
 
-    python scripts/augment.py --checkpoint=BERT --task=sst-2 --data=GLUE --output=FILE.tsv \\
+    python scripts/augment.py --checkpoint=BERT --task=sst-2 --data=GLUE --output=FILE.tsv \
         --vectors=glove.6B.300d.txt
 
 Training reads it by --config.data.train_path=FILE.tsv. The paper makes 20 copies for every task;

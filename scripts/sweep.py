@@ -1,9 +1,9 @@
 r"""Runs the rows of a paper's table, a grid or a random search, and skips what is finished.
 
     python scripts/sweep.py albert_sharing --scale=tiny --seeds=3 --set=data.source=PATH
-    python scripts/sweep.py --config=configs/bert.py:tiny --grid=optim.lr=1e-3,2e-3 \\
+    python scripts/sweep.py --config=configs/bert.py:tiny --grid=optim.lr=1e-3,2e-3 \
         --grid=model.dropout=0.0,0.1
-    python scripts/sweep.py --config=configs/bert.py:tiny --random=8 \\
+    python scripts/sweep.py --config=configs/bert.py:tiny --random=8 \
         --sample=optim.lr=log:1e-4:1e-2 --sample=model.depth=choice:1,2,4
 
 The same command again resumes broken runs; --dry_run prints the commands of all. One failed run
