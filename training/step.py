@@ -35,14 +35,15 @@ def make_train_step(
       frozen: whether the parameter at a path stands still, so that no gradient is computed for it.
     """
 
-    def loss_fn(params, batch, key, weights):
-        """The loss with each term divided by its weight over the whole batch."""
+    def loss_fn(params, batch, key, weights=None):
+        """The loss with each term divided by its weight over the whole batch; None: this is it."""
         params = optimizer_lib.map_with_path(
             lambda path, p: jax.lax.stop_gradient(p) if frozen(path) else p, params
         )
         terms, metrics = objective.apply(
             {"params": params}, batch, train=True, rngs={"dropout": key}
         )
+        weights = weights or {name: term.weight for name, term in terms.items()}
         means = {n: term.total / jnp.maximum(weights[n], 1e-9) for n, term in terms.items()}
         return losses.combine(means, objective.weights), (terms, metrics)
 
@@ -56,9 +57,9 @@ def make_train_step(
 
     def accumulate(params, batch, key):
         """Gradients and totals over the microbatches."""
-        weights = term_weights(params, batch)
         if microbatches == 1:
-            return grad_fn(params, batch, key, weights)
+            return grad_fn(params, batch, key)
+        weights = term_weights(params, batch)
         # Microbatch m takes rows m, m + M, ...: every device keeps its own rows.
         slices = jax.tree.map(
             lambda x: jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0), batch
