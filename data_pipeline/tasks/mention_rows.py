@@ -42,12 +42,9 @@ class Mentions(classification.Classification):
         self.task = self.TASKS[data.task]
         c = data.entities
         told = c.count and c.marks != "none"
-        if told and c.path is None:
-            raise UserError(
-                "data.entities.path is not set: name the file of the model's entities, or set "
-                "data.entities.marks to none for rows that tell no entity."
-            )
-        self.names = entity_lists.load(c.path) if told else entity_lists.Entities(())
+        self.unnamed = told and c.path is None
+        known = told and not self.unnamed
+        self.names = entity_lists.load(c.path) if known else entity_lists.Entities(())
         if len(self.names) > c.count:
             raise UserError(
                 f"{c.path} names {len(self.names)} entities, but model.entities is {c.count}: set "
@@ -75,8 +72,13 @@ class Mentions(classification.Classification):
         """Returns a record for each example; says of how many mentions the entity is known.
 
         Raises:
-          UserError: for a vocabulary without the marks.
+          UserError: without the names of the model's entities, or a vocabulary without the marks.
         """
+        if self.unnamed:
+            raise UserError(
+                "data.entities.path is not set: name the file of the model's entities, or set "
+                "data.entities.marks to none for rows that tell no entity."
+            )
         examples, records = list(examples), []
         for start in range(0, len(examples), _PART):
             part = examples[start : start + _PART]
