@@ -6,6 +6,7 @@ elsewhere, also in the rest of a mention: ERNIE, section 3.3), and one of `MARKS
 """
 
 import dataclasses
+import functools
 import itertools
 import os
 import pathlib
@@ -28,12 +29,16 @@ VERSION = 2  # of the rules by which names are found
 # What a token is of a span that stands together.
 MARKS = {"": 0, "phrase": 1, "in phrase": 2, "entity": 3, "in entity": 4}
 WAYS = ("given", "names", "none")  # how annotations are had: of config.data.entities.marks
-# Words that begin with a capital letter, in a row; a small word may join them.
-_CAPITAL = "[" + "".join(filter(str.isupper, map(chr, range(sys.maxunicode)))) + "]"
-_WORD = rf"{_CAPITAL}[^\W_]*(?:['’-][^\W_]+)*"
-_NAMES = re.compile(rf"\b{_WORD}(?:(?: (?:of|of the|de|von|van))? {_WORD})*")
 _BEGINNING = re.compile(r"(?:[.!?:]['\"”’)]*\s|[\"“‘(\n]\s*)$")
 _NEAR = 8  # characters before a word that are looked at
+
+
+@functools.cache  # not at every start: it looks at all of Unicode
+def _names() -> re.Pattern:
+    """Returns words that begin with a capital letter, in a row; a small word may join them."""
+    capital = "".join(filter(str.isupper, map(chr, range(sys.maxunicode))))
+    word = rf"[{capital}][^\W_]*(?:['’-][^\W_]+)*"
+    return re.compile(rf"\b{word}(?:(?: (?:of|of the|de|von|van))? {word})*")
 
 
 class Annotated(NamedTuple):
@@ -147,7 +152,7 @@ def find_names(text: str) -> list[Span]:
     one entity. A single word at the beginning of a sentence says nothing and is left out.
     """
     found = []
-    for match in _NAMES.finditer(text):
+    for match in _names().finditer(text):
         start = match.start()
         first = not start or _BEGINNING.search(text, max(start - _NEAR, 0), start)
         if " " not in match[0] and (first or len(match[0]) < 2):

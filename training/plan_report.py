@@ -45,7 +45,7 @@ def show_frontier(trials: Sequence[plan_search.Trial], console: rich.console.Con
     for trial in plan_search.frontier(trials):
         show_trial(trial, console)
     best = min(trials, key=lambda trial: trial.cost)
-    if best.plan and best.plan.memory.fits is False:
+    if best.plan.memory.fits is False:  # there is one: the config's own
         console.print("None of them fits: use more chips, or such with more memory.")
     elif best.overrides:
         console.print(f"Best: {best.flags}")

@@ -17,7 +17,7 @@ from training import plan as plan_lib
 from training import sharding
 
 _TENSOR = (1, 2, 4, 8)  # ways to cut heads; more would leave too little to each chip
-_FACTORS = (4, 2, 1, 1 / 2, 1 / 4)  # of the config's microbatches
+_QUARTERS = (16, 8, 4, 2, 1)  # of the config's microbatches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +106,8 @@ def _knobs(config, plan):
     yield [{f"mesh.{axis}": n for axis, n in mesh.items()} for mesh in _meshes(config, plan)]
     if "remat" in config.model:
         yield [{"model.remat": name} for name in transformer.REMAT]
-    counts = [config.microbatches * factor for factor in _FACTORS]
-    whole = [int(n) for n in counts if n == int(n) and config.batch_size % int(n) == 0]
-    yield [{"microbatches": n} for n in whole]
+    counts = [config.microbatches * n // 4 for n in _QUARTERS if config.microbatches * n % 4 == 0]
+    yield [{"microbatches": n} for n in counts if config.batch_size % n == 0]
 
 
 def _meshes(config, plan):

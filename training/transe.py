@@ -97,7 +97,8 @@ def train(
     )
     meta = {"triples": hashlib.blake2b(triples.tobytes(), digest_size=8).hexdigest()}
     kept = ("batch_size", "seed", "model", "optim")
-    meta |= json.loads(json.dumps({k: config.to_dict()[k] for k in kept}))
+    told = json.loads(config.to_json_best_effort())  # as a checkpoint gives it back
+    meta |= {key: told[key] for key in kept}
     restored = checkpoints.restore(abstract)
     if restored is None:
         state = setup.init.sharded(jax.random.key(config.seed), abstract)

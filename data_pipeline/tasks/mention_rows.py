@@ -43,8 +43,7 @@ class Mentions(classification.Classification):
         c = data.entities
         told = c.count and c.marks != "none"
         self.unnamed = told and c.path is None
-        known = told and not self.unnamed
-        self.names = entity_lists.load(c.path) if known else entity_lists.Entities(())
+        self.names = entity_lists.load(c.path) if told and c.path else entity_lists.Entities(())
         if len(self.names) > c.count:
             raise UserError(
                 f"{c.path} names {len(self.names)} entities, but model.entities is {c.count}: set "
