@@ -44,12 +44,14 @@ class Result(NamedTuple):
       work: units that one call does; None: what was measured is no time but units.
       unit: of the work, such as "tokens".
       measured: side -> the seconds (without work: units) of each call; first ours, then the peer's.
+      more: what else a column of the table has.
     """
 
     name: str
     work: int | None
     unit: str
     measured: Mapping[str, Sequence[float]]
+    more: Mapping[str, str] = {}
 
     def value(self, side: str) -> float:
         """Returns the median: units a second, or units."""
@@ -101,12 +103,13 @@ def section(name: str, measure: Callable, results: Sequence[Result], command: st
         "",
         f"{machine()}; {datetime.date.today():%Y-%m-%d}. `{command}`",
         "",
-        f"| | {' | '.join(f'{side}, {unit}' for side in sides)} | ratio |",
-        f"| --- | {'--- | ' * len(sides)}--- |",
+        f"| | {' | '.join([f'{side}, {unit}' for side in sides] + ['ratio', *results[0].more])} |",
+        f"| --- | {'--- | ' * (len(sides) + len(results[0].more))}--- |",
     ]
     for result in results:
-        rates = " | ".join(f"{result.value(side):.1f}" for side in sides)
-        lines.append(f"| {result.name} | {rates} | **{result.ratio:.2f}** |")
+        rates = [f"{result.value(side):,.1f}" for side in sides]
+        cells = [result.name, *rates, f"**{result.ratio:.2f}**", *result.more.values()]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"{'Seconds' if results[0].work else unit} of each call, by turns:", ""]
     for result in results:
         for side in sides:
@@ -130,7 +133,10 @@ def machine() -> str:
         processor = found[1]
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES if _version(name))
     cores = len(os.sched_getaffinity(0))
-    return f"{processor}, {cores} cores, {jax.default_backend()}; {versions}"
+    backend = jax.default_backend()
+    if backend != "cpu":
+        backend = jax.local_devices()[0].device_kind
+    return f"{processor}, {cores} cores, {backend}; {versions}"
 
 
 def _version(name: str) -> str | None:

@@ -89,7 +89,7 @@ def packing(options: benchmarks.Options) -> list[benchmarks.Result]:
     }
     sides = {
         "ours": lambda: [ours.step() for _ in range(BATCHES)],
-        "transformers": lambda: [step(batch) for batch in batches],
+        "transformers": lambda: [step(batch).item() for batch in batches],
     }
     measured = benchmarks.alternate(sides, options.repeats)
     for side, seconds in measured.items():

@@ -34,45 +34,51 @@ def libraries():
     return torch, transformers
 
 
-def train_step(build: Callable, dtype: str, depth: int | None):
+def train_step(build: Callable, dtype: str, depth: int | None, device: str = "cpu"):
     """Returns (parameters, step(batch) -> loss), which takes a step of AdamW.
 
     Args:
       build: one of the functions below.
       dtype: float32, or bfloat16: by autocast.
       depth: see above; None: the published one.
+      device: cpu; or cuda, where the network is compiled (`torch.compile`) and the optimizer fused.
     """
     torch, transformers = libraries()
     network, loss = build(torch, transformers, depth)
-    network.train()
+    network.train().to(device)
     parameters = list(network.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.01)
+    compiled = device != "cpu"
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.01, fused=compiled or None)
+    if compiled:
+        torch.set_float32_matmul_precision("high")
+        for part in network if isinstance(network, torch.nn.ModuleList) else [network]:
+            part.compile()
 
-    def step(batch: Batch) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+    def step(batch: Batch):
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             value = loss(batch)
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return value.item()
+        return value.detach()
 
     return sum(p.numel() for p in parameters), step
 
 
-def tensors(batch: Mapping[str, np.ndarray]) -> Batch:
+def tensors(batch: Mapping[str, np.ndarray], device: str = "cpu") -> Batch:
     """Returns one of our batches for these networks."""
     torch, _ = libraries()
-    fields = {name: torch.tensor(np.asarray(x)) for name, x in batch.items()}
+    fields = {name: torch.tensor(np.asarray(x), device=device) for name, x in batch.items()}
     return {k: x if x.is_floating_point() else x.long() for k, x in fields.items()}
 
 
 Built = tuple[Any, Callable[[Batch], Any]]  # a network and its loss
 
 
-def bert(torch, transformers, depth) -> Built:
-    """BERT-base: masked LM and next sentence."""
-    config = transformers.BertConfig(**_deep(num_hidden_layers=depth))
+def bert(torch, transformers, depth, **sizes) -> Built:
+    """BERT-base, or of other sizes: masked LM and next sentence."""
+    config = transformers.BertConfig(**sizes | _deep(num_hidden_layers=depth))
     network = transformers.BertForPreTraining(config)
     return network, lambda batch: pretraining_loss(torch, network, batch)
 
@@ -88,6 +94,17 @@ def bert_masked_lm(torch, transformers, depth) -> Built:
     config = transformers.BertConfig(**_deep(num_hidden_layers=depth))
     network = transformers.BertForMaskedLM(config)
     return network, lambda batch: network(**batch).loss
+
+
+def bert_full_rows(torch, transformers, depth, **sizes) -> Built:
+    """BERT: masked LM alone, on rows that are taken to be full, so that there is no mask."""
+    config = transformers.BertConfig(**sizes | _deep(num_hidden_layers=depth))
+    network = transformers.BertForMaskedLM(config)
+
+    def loss(batch):
+        return network(input_ids=batch["tokens"], labels=_labels(torch, batch)).loss
+
+    return network, loss
 
 
 def albert(torch, transformers, depth) -> Built:
@@ -141,9 +158,11 @@ def electra(torch, transformers, depth) -> Built:
     return torch.nn.ModuleList([generator, discriminator]), loss
 
 
-def gpt2(torch, transformers, depth) -> Built:
-    """GPT-2 124M: the next token."""
-    network = transformers.GPT2LMHeadModel(transformers.GPT2Config(**_deep(n_layer=depth)))
+def gpt2(torch, transformers, depth, **sizes) -> Built:
+    """GPT-2 124M, or of other sizes: the next token, without dropout as ours."""
+    without = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    config = transformers.GPT2Config(**without | sizes | _deep(n_layer=depth))
+    network = transformers.GPT2LMHeadModel(config)
 
     def loss(batch):
         return network(input_ids=batch["tokens"], labels=batch["tokens"]).loss

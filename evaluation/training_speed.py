@@ -1,7 +1,6 @@
 """Training beside `transformers`: the speed of a step, its memory, the time to the first one."""
 
 import concurrent.futures
-import functools
 import importlib
 import itertools
 import math
@@ -64,7 +63,7 @@ def steps(options: benchmarks.Options) -> list[benchmarks.Result]:
         for other in row.dtypes:
             count, step = peers.train_step(row.peer, other, depth)
             check_parameters(name, ours.parameters, count)
-            sides[other] = functools.partial(step, batch)
+            sides[other] = lambda step=step, batch=batch: step(batch).item()
         tokens = sum(batch[x].numel() for x in ("tokens", "decoder_tokens") if x in batch)
         found = benchmarks.alternate(sides, options.repeats)
         for other in row.dtypes:
@@ -98,11 +97,21 @@ def config(row: Row, dtype: str, depth: int | None) -> ml_collections.ConfigDict
 
 
 class Ours(NamedTuple):
-    """Our side: its parameters, a call that takes one step and returns the loss, its batches."""
+    """Our side.
+
+    Attributes:
+      parameters: how many.
+      step: takes one step, or as many as it is told, and returns the last loss.
+      batches: which the steps take in turn.
+      flops: of a step, by the objective.
+      planned: bytes that the compiler wants for it.
+    """
 
     parameters: int
-    step: Callable[[], float]
+    step: Callable[..., float]
     batches: list[dict[str, jax.Array]]
+    flops: float
+    planned: int
 
 
 def our_step(c: ml_collections.ConfigDict, count: int = 1) -> Ours:
@@ -110,25 +119,36 @@ def our_step(c: ml_collections.ConfigDict, count: int = 1) -> Ours:
 
     Args:
       c: a whole config.
-      count: batches, which the steps take in turn.
+      count: batches.
     """
     setup = setup_lib.prepare(c, jax.local_devices()[:1])
     data = pipeline.prepare_data(c)
     with setup.placed():
         abstract = setup.abstract()
         state = setup.init.sharded(jax.random.key(0), abstract)
-        train_step, key = setup.train_step(abstract), jax.random.key(0)
         with loader.Loader(data.train, mesh=setup.mesh, batch_size=c.batch_size) as batches:
             found = [next(batches) for _ in range(count)]
-    turns = itertools.cycle(found)
+        key = jax.random.key(0)
+        train_step = setup.train_step(abstract).lower(state, found[0], key).compile()
+    turns, memory = itertools.cycle(found), train_step.memory_analysis()
 
-    def step() -> float:
+    def step(times: int = 1) -> float:
         nonlocal state
         with setup.placed():
-            state, metrics = train_step(state, next(turns), key)
+            for _ in range(times):
+                state, metrics = train_step(state, next(turns), key)
         return float(jax.block_until_ready((state, metrics))[1]["loss"])
 
-    return Ours(sum(x.size for x in jax.tree.leaves(state.params)), step, found)
+    return Ours(
+        parameters=sum(x.size for x in jax.tree.leaves(state.params)),
+        step=step,
+        batches=found,
+        flops=setup.objective.flops({name: x.shape for name, x in found[0].items()}),
+        planned=memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes,
+    )
 
 
 def fastest(build: Callable[[str], Ours], dtypes: Sequence[str]) -> tuple[str, Ours]:
@@ -166,7 +186,7 @@ def _their_memory(depth):
     data = pipeline.prepare_data(config(_BERT, "float32", depth))
     batch = peers.tensors(data.train.batch(range(_BERT.batch_size)))
     step = peers.train_step(_BERT.peer, "float32", depth)[1]
-    return _after_three(lambda: step(batch))
+    return _after_three(lambda: step(batch).item())
 
 
 def _after_three(call):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from model import layers, splash
+from model import flash, layers, splash
 
 MASKED = -1e9  # finite: a query without any key averages all values instead of becoming NaN
 
@@ -121,7 +121,7 @@ def compute(
     k: Float[Array, "B S H K"],
     v: Float[Array, "B S H K"],
     visible: Visible,
-    drop: Callable[[Array], Array] | None,
+    drop: layers.Drop | None,
     types: layers.Numerics,
     bias: Float[Array, "1 H T S"] | None = None,
     scale: float | None = None,
@@ -141,21 +141,36 @@ def compute(
     Returns:
       What is attended to, and the scores where the kernel has them whole.
     """
-    fused = types.kernel != "xla" and drop is None and bias is None
-    if fused and visible.segment_ids is not None and splash.suits(q):
-        y = splash.attend(
-            *(x.astype(types.attention) for x in (q, k, v)),
-            visible.segment_ids,
-            causal=visible.causal,
-            band=visible.band,
-            scale=q.shape[-1] ** -0.5 if scale is None else scale,
-            interpret=types.kernel == "interpreted",
-        )
-        return y.astype(types.compute), None
+    ids, plain = visible.segment_ids, types.kernel == "xla" or bias is not None
+    how = {
+        "causal": visible.causal,
+        "band": visible.band,
+        "scale": q.shape[-1] ** -0.5 if scale is None else scale,
+        "interpret": types.interpret,
+    }
+    if not plain and ids is not None:
+        operands = [x.astype(types.attention) for x in (q, k, v)]
+        if types.kernel == "splash" and drop is None and splash.suits(q):
+            return splash.attend(*operands, ids, **how).astype(types.compute), None
+        same_mask = drop is None or not visible.band  # `attend_band` counts elements in chunks
+        if types.kernel == "flash" and same_mask and flash.suits(operands[0], types.interpret):
+            return flash.attend(*operands, ids, drop, **how).astype(types.compute), None
+        if types.kernel == "cudnn" and drop is None and _suits_cudnn(operands[0], visible):
+            y = jax.nn.dot_product_attention(
+                *operands, mask=visible.allowed, scale=how["scale"], implementation="cudnn"
+            )
+            return y.astype(types.compute), None
     drop = drop or (lambda weights: weights)
     if visible.allowed.ndim == 5:  # cut into the chunks of a band
         return attend_band(q, k, v, visible.allowed, drop, types), None
     return attend(q, k, v, visible.allowed, drop, types, bias, scale)
+
+
+def _suits_cudnn(q, visible):
+    """Whether cuDNN's kernel computes this: 16 bits, up to 256 wide heads, a mask of T x S."""
+    low = q.dtype in (jnp.bfloat16, jnp.float16)
+    of_tokens = visible.allowed.ndim == 4 and visible.allowed.shape[-1] % 2 == 0
+    return low and of_tokens and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
 
 
 def attend(

@@ -13,11 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from model import placement
 
 Initializer = Callable[..., Array]
+
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -38,6 +40,8 @@ INITIALIZERS: dict[str, Callable[[float], Initializer]] = {
     "fan_in": fan_in,
 }
 
+PRODUCT = "product"  # the name of its results, for policies of what to save
+
 
 class Numerics(NamedTuple):
     """The types that a network computes in. Parameters are float32, as are softmax and losses."""
@@ -45,10 +49,12 @@ class Numerics(NamedTuple):
     compute: jnp.dtype  # activations, and operands of products
     result: jnp.dtype  # what a product is asked to return, before it is cast to `compute`
     attention: jnp.dtype  # operands of the two products of attention
-    kernel: str = "xla"  # of attention: "splash" on a TPU; "interpreted" is that one elsewhere
+    kernel: str = "xla"  # of attention: see model/attention.py
+    interpret: bool = False  # whether the kernel runs step by step, on any backend
+    multiple: int = 1  # entries of a vocabulary, filled up to it where they are scored
 
 
-def numerics(dtype: str, platform: str) -> Numerics:
+def numerics(dtype: str, platform: str, gpu_attention: str = "cudnn") -> Numerics:
     """Chooses the types for computing in `dtype` on a backend ("cpu", "gpu", "tpu").
 
     An accelerator accumulates in float32 whatever it returns, so it is asked for `dtype`: the saved
@@ -58,7 +64,10 @@ def numerics(dtype: str, platform: str) -> Numerics:
     """
     compute = jnp.dtype(dtype)
     other = jnp.dtype("float32") if platform == "cpu" else compute
-    return Numerics(compute, other, other, "splash" if platform == "tpu" else "xla")
+    # No GPU has a fast product into 50257 columns.
+    multiple = 64 if platform == "gpu" else 1
+    kernel = {"tpu": "splash", "gpu": gpu_attention}.get(platform, "xla")
+    return Numerics(compute, other, other, kernel, multiple=multiple)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -83,15 +92,20 @@ def product(
       types: of the network.
       transposed: whether to compute x kernel^T instead.
     """
+    return _product(x, kernel, bias, types, transposed)
+
+
+def _product(x, kernel, bias, types, transposed):
     kernel = kernel.astype(types.compute)
     kn = "nk" if transposed else "kn"
     y = jnp.einsum(f"...k,{kn}->...n", x, kernel, preferred_element_type=types.result)
     y = y.astype(types.compute)
-    return y if bias is None else y + bias.astype(types.compute)
+    return checkpoint_name(y if bias is None else y + bias.astype(types.compute), PRODUCT)
 
 
 def _product_forward(x, kernel, bias, types, transposed):
-    return product(x, kernel, bias, types, transposed), (x, kernel, bias)
+    # Not by way of `product`: into that no policy of what to save would see (jax.checkpoint).
+    return _product(x, kernel, bias, types, transposed), (x, kernel, bias)
 
 
 def _product_backward(types, transposed, residuals, dy):
@@ -176,12 +190,13 @@ class Embed(nn.Module):
     def logits(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Scores against every entry: x table^T, in `types.compute`.
 
-        Each part of the mesh along the entries scores its own; a table that does not divide by them
-        gets further entries for as long as that takes.
+        Each part of the mesh along the entries scores its own; a table that does not divide by
+        them, or by `types.multiple`, gets further entries for as long as that takes.
         """
         table = placement.at_rest(self.table, self._axes)
-        if self._missing:
-            table = jnp.pad(table, ((0, self._missing), (0, 0)))
+        missing = -self.entries % math.lcm(placement.parts(self.axis), self.types.multiple)
+        if missing:
+            table = jnp.pad(table, ((0, missing), (0, 0)))
             table = nn.with_logical_constraint(table, self._axes)
         table = nn.with_logical_constraint(table, (self.axis, None))
         return product(placement.entering(x), table, None, self.types, True)[..., : self.entries]
@@ -192,17 +207,12 @@ class Embed(nn.Module):
         Without this step XLA rematerializes what is looked up.
         """
         table = placement.at_rest(self.table, self._axes)
-        entries = None if self._missing else self.axis
+        entries = None if self.entries % placement.parts(self.axis) else self.axis
         return nn.with_logical_constraint(table, (entries, "act_embed"))
 
     @property
     def _axes(self) -> tuple[str | None, str]:
         return self.axis, "embed_table"
-
-    @property
-    def _missing(self) -> int:
-        """How many entries more the mesh would divide."""
-        return -self.entries % placement.parts(self.axis)
 
 
 class Norm(nn.Module):
@@ -277,35 +287,71 @@ class Mlp(nn.Module):
         return placement.leaving(down(h))
 
 
-class Dropout(nn.Module):
-    """Dropout whose mask is an integer hash of (key, row, element), fused into its consumer.
+class Drop(NamedTuple):
+    """Dropout with its key: `layers.Dropout` applies it, and a kernel may do so on its own.
 
-    Nothing is stored, and the mask does not depend on the mesh. The first axis of x counts the
-    rows: it enters the hash separately, so that a row may have up to 2^32 elements.
+    The mask is an integer hash of (key, row, element), fused into its consumer: nothing is stored,
+    and the mask does not depend on the mesh. The first axis counts the rows: it enters the hash
+    separately, so that a row may have up to 2^32 elements.
     """
+
+    rate: float
+    key: Array
+
+    def __call__(self, x: Array) -> Array:
+        """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate)."""
+        kept = hash_bits(self.key, x.shape) >= threshold(self.rate)
+        return jnp.where(kept, x / jnp.asarray(1.0 - self.rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+class Dropout(nn.Module):
+    """Dropout by a key of its own."""
 
     rate: float
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        """Zeroes elements with probability `rate` and scales the rest by 1 / (1 - rate)."""
-        if not train or self.rate == 0.0:
-            return x
-        keep = hash_bits(self.make_rng("dropout"), x.shape) >= np.uint32(self.rate * 2**32)
-        return jnp.where(keep, x / jnp.asarray(1.0 - self.rate, x.dtype), jnp.zeros((), x.dtype))
+        """Applies `Drop`."""
+        drop = self.drop(train=train)
+        return x if drop is None else drop(x)
+
+    def drop(self, *, train: bool) -> Drop | None:
+        """Returns what is to be applied; None: nothing."""
+        return Drop(self.rate, self.make_rng("dropout")) if train and self.rate else None
+
+
+def threshold(rate: float) -> np.uint32:
+    """Returns below which hashed bits an element is dropped."""
+    return np.uint32(rate * 2**32)
 
 
 def hash_bits(key: Array, shape: Sequence[int]) -> Array:
     """Returns uint32 [shape] of hashed bits: a pure function of the key and the element's index."""
-    word = jax.random.key_data(key).astype(jnp.uint32).reshape(-1)
+    words = hash_words(key)
     strides = np.cumprod([1, *reversed(shape[2:])], dtype=np.uint64)[::-1]
     element = jnp.zeros(shape, jnp.uint32)
     for axis, stride in enumerate(strides[: len(shape) - 1], start=1):
         index = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
         element = element + index * np.uint32(stride % 2**32)
     row = jax.lax.broadcasted_iota(jnp.uint32, (shape[0],) + (1,) * (len(shape) - 1), 0)
-    row = _mix(_mix(row ^ word[0], 0x7FEB352D, 15) + word[-1], 0x846CA68B, 16)
-    return _mix(_mix(element ^ word[-1], 0x7FEB352D, 15) + row, 0x846CA68B, 16)
+    return hash_elements(words[-1], hash_rows(words, row), element)
+
+
+def hash_words(key: Array) -> Int[Array, "words"]:
+    """Returns what a key adds to the hash."""
+    return jax.random.key_data(key).astype(jnp.uint32).reshape(-1)
+
+
+def hash_rows(words: Int[Array, "words"], row: Int[Array, "..."]) -> Int[Array, "..."]:
+    """Returns what rows add to the hash of their elements."""
+    return _mix(_mix(row ^ words[0], 0x7FEB352D, 15) + words[-1], 0x846CA68B, 16)
+
+
+def hash_elements(
+    word: Int[Array, ""], row: Int[Array, "..."], element: Int[Array, "..."]
+) -> Int[Array, "..."]:
+    """Returns the bits of elements of rows: the last word of the key, `hash_rows`, the indices."""
+    return _mix(_mix(element ^ word, 0x7FEB352D, 15) + row, 0x846CA68B, 16)
 
 
 def _mix(x: Array, multiplier: int, shift: int) -> Array:

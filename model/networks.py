@@ -43,6 +43,7 @@ def build(config: Mapping, platform: str) -> nn.Module:
     errors.one_of("config.model.init", knobs.init, layers.INITIALIZERS)
     errors.one_of("config.model.norm", knobs.norm, layers.NORMS)
     errors.one_of("config.model.remat", knobs.remat, transformer.REMAT)
+    errors.one_of("config.model.gpu_attention", knobs.gpu_attention, transformer.GPU_ATTENTION)
     errors.one_of("config.model.sharing", knobs.sharing, transformer.SHARING)
     errors.one_of("config.model.dtype", knobs.dtype, ("bfloat16", "float16", "float32"))
     for name in ("vocab_size", "width", "depth", "heads", "mlp_width", "max_positions"):
@@ -82,4 +83,4 @@ def build(config: Mapping, platform: str) -> nn.Module:
     for name in ("dropout", "attention_dropout", "mlp_dropout"):
         if not 0 <= getattr(knobs, name) < 1:
             raise errors.UserError(f"config.model.{name} must be in [0, 1).")
-    return network(knobs, layers.numerics(knobs.dtype, platform))
+    return network(knobs, layers.numerics(knobs.dtype, platform, knobs.gpu_attention))

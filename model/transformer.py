@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from model import attention, layers, placement
+from model import attention, flash, layers, placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +44,7 @@ class TransformerConfig:
     attention_dropout: float = 0.1  # on the attention probabilities
     mlp_dropout: float = 0.0  # inside of the feed-forward network
     dtype: str = "bfloat16"  # of activations and products; parameters are float32
+    gpu_attention: str = "cudnn"  # the kernel on GPUs, of GPU_ATTENTION
     remat: str = "dots"  # what the backward pass finds saved, see REMAT
     sharing: str = "none"  # what the layers of a group have in common, see SHARING
     groups: int = 1  # of consecutive layers, each with shared parameters of its own
@@ -72,11 +72,18 @@ SHARING = {
 }
 SHARING["all"] = SHARING["attention"] + SHARING["mlp"]
 
+# cuDNN's kernel is for training without dropout on the probabilities, and scoring. The other has
+# dropout inside; it has been compared with the plain sums by interpretation, not on a GPU yet.
+GPU_ATTENTION = ("cudnn", "flash", "xla")
+
 # What is kept from a block's forward pass for its backward pass. "dots" keeps the results of the
 # parameter products and recomputes what is cheap, the attention probabilities above all.
 REMAT = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(layers.PRODUCT, flash.SAVED),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -151,8 +158,7 @@ class Attention(nn.Module):
             k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), length, axis=1)
             v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), length, axis=1)
             cache = (k, v)
-        dropout = layers.Dropout(c.attention_dropout)
-        drop = functools.partial(dropout, train=True) if train and c.attention_dropout else None
+        drop = layers.Dropout(c.attention_dropout).drop(train=train)
         scale = None if c.scaled_scores else 1.0
         y, scores = attention.compute(q, k, v, visible, drop, self.types, bias, scale)
         return placement.leaving(self.out(y)), scores, cache

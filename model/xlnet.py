@@ -274,6 +274,7 @@ class XLNet(nn.Module):
     types: layers.Numerics
     Config = Config
     UNUSED = (
+        "gpu_attention",
         *("norm_first", "norm", "bias", "gated", "scaled_scores", "token_types", "embed_width"),
         *("sharing", "groups", "causal", "bands"),
     )

@@ -4,6 +4,7 @@
     python scripts/bench.py steps --repeats=9 --output=docs/benchmarks.md
     python scripts/bench.py packing --source=WIKI      # text as --config.data.source
     python scripts/bench.py steps --quick              # one layer: does it run?
+    python scripts/bench.py --device=gpu               # all that is measured on a GPU
 
 The peers need the extras `parity`, `eval` and `hf`. Nothing else should run on the machine.
 """
@@ -13,7 +14,7 @@ import pathlib
 from absl import app, flags
 
 from errors import UserError, exit_on_user_error, one_of, parse_flags
-from evaluation import benchmarks, inference_speed, input_speed, training_speed
+from evaluation import benchmarks, gpu_speed, inference_speed, input_speed, training_speed
 from training import compilation_cache
 
 BENCHMARKS = {
@@ -24,11 +25,13 @@ BENCHMARKS = {
     "masking": input_speed.masking,
     "decoding": inference_speed.greedy_decoding,
     "harness": inference_speed.harness_requests,
+    "gpu": gpu_speed.steps,
 }
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Calls of each side.", lower_bound=1)
 _QUICK = flags.DEFINE_bool("quick", False, "Networks of one layer, each measured once.")
 _SOURCE = flags.DEFINE_string("source", "embedded", "The text of packing and masking.")
+_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "gpu: the benchmark of that name.")
 _OUTPUT = flags.DEFINE_string("output", None, "The page whose section is replaced.")
 
 
@@ -36,9 +39,10 @@ _OUTPUT = flags.DEFINE_string("output", None, "The page whose section is replace
 def main(argv):
     """Prints the section of a benchmark, and writes it where asked."""
     compilation_cache.enable()
-    if len(argv) != 2:
+    names = argv[1:] or (["gpu"] if _DEVICE.value == "gpu" else [])
+    if len(names) != 1:
         raise UserError(f"Name one benchmark: {', '.join(BENCHMARKS)}.")
-    name = one_of("benchmark", argv[1], BENCHMARKS)
+    name = one_of("benchmark", names[0], BENCHMARKS)
     repeats = 1 if _QUICK.value else _REPEATS.value
     options = benchmarks.Options(repeats, _QUICK.value, _SOURCE.value)
     measure = BENCHMARKS[name]

@@ -12,7 +12,7 @@ from model import attention, layers
 from training import sharding
 
 PLAIN = layers.numerics("float32", "cpu")
-FUSED = PLAIN._replace(kernel="interpreted")
+FUSED = PLAIN._replace(kernel="splash", interpret=True)
 
 
 def arrays(length=128, heads=4):
