@@ -1,10 +1,12 @@
 """Benchmarks: measuring by turns, and the page that they write. None of them is timed here."""
 
+import functools
+
 import pytest
 import runs
 
 from errors import UserError
-from evaluation import benchmarks, inference_speed, input_speed, peers, training_speed
+from evaluation import benchmarks, gpu_speed, inference_speed, input_speed, peers, training_speed
 
 QUICK = benchmarks.Options(repeats=1, quick=True)
 
@@ -22,6 +24,8 @@ def test_the_ratio_is_that_of_neighbors():
     result = benchmarks.Result("row", 6, "tokens", {"ours": [1, 1, 4], "peer": [3, 2, 12]})
     assert result.value("ours") == 6 and result.value("peer") == 2
     assert result.ratio == 3
+    more = result._replace(more={"GiB": "3.5"})
+    assert "| ratio | GiB |" in benchmarks.section("x", inference_speed.greedy_decoding, [more], "")
     memory = benchmarks.Result("row", None, "GiB", {"ours": [2.0, 3.0], "peer": [4.0, 6.0]})
     assert memory.value("ours") == 2.5 and memory.ratio == 2
 
@@ -142,6 +146,47 @@ def test_masked_batches(monkeypatch):
     monkeypatch.setattr(input_speed, "ROWS", 4)
     (result,) = input_speed.masking(QUICK)
     assert result.work == 2 * 4 * 128 and set(result.measured) == {"ours", "datasets"}
+
+
+def counted(start):
+    steps = []
+    return {"parameters": start}, steps.append, lambda: start + len(steps)
+
+
+def broken():
+    raise MemoryError("no room")
+
+
+def test_sides_in_processes_of_their_own():
+    with gpu_speed._Side(counted, 7) as one, gpu_speed._Side(counted, 9) as other:
+        assert one.facts() == {"parameters": 7} and other.facts() == {"parameters": 9}
+        assert 0 <= one.ask(10) < 1 and 0 <= one.ask(10) < 1
+        assert one.ask("memory") == 9 and other.ask("memory") == 9
+    with gpu_speed._Side(broken) as side, pytest.raises(UserError, match="no room"):
+        side.facts()
+
+
+def test_a_gpu_is_needed():
+    with pytest.raises(UserError, match="JAX has no GPU here"):
+        gpu_speed.steps(QUICK)
+
+
+def test_packed_rows_are_full_rows_for_the_peer():
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    sizes = {
+        "vocab_size": 2048,
+        "hidden_size": 128,
+        "num_attention_heads": 2,
+        "intermediate_size": 512,
+    }
+    peer = functools.partial(peers.bert_full_rows, **sizes)
+    row = gpu_speed.Row(training_speed.Row("bert", "tiny", 2, 128, peer), packed=True)
+    ours = training_speed.our_step(gpu_speed._config(row, 1))
+    count, step = peers.train_step(peer, "bfloat16", 1)
+    training_speed.check_parameters("tiny", ours.parameters, count)
+    assert 7 < step(peers.tensors(ours.batches[0])) < 8.5  # log 2048 = 7.6
+    assert ours.planned > 12 * ours.parameters and ours.flops > 6 * 256 * 200_000
 
 
 def test_the_script(tmp_path):

@@ -1,6 +1,7 @@
 """The kernel of GPUs, interpreted: the same numbers as the plain sums, whole and on a mesh."""
 
 import jax
+import jaxprs
 import numpy as np
 import pytest
 import test_splash
@@ -76,7 +77,7 @@ def test_every_read_is_of_an_own_block():
     jaxpr = jax.make_jaxpr(values_and_gradients, static_argnums=(0, 1, 2, 3))(
         FUSED, True, 0, 0.2, *given
     )
-    calls = [e for e in _equations(jaxpr.jaxpr) if e.primitive.name == "pallas_call"]
+    calls = [e for e in jaxprs.equations(jaxpr.jaxpr) if e.primitive.name == "pallas_call"]
     assert len(calls) == 3
     for call in calls:
         grid = call.params["grid_mapping"]
@@ -88,14 +89,6 @@ def test_every_read_is_of_an_own_block():
             sizes = [getattr(x, "block_size", 1) for x in mapping.block_shape]
             whole = mapping.array_aval.shape
             assert all((i + 1) * n <= of for i, n, of in zip(index, sizes, whole, strict=True))
-
-
-def _equations(jaxpr):
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
-            if hasattr(value, "jaxpr") or hasattr(value, "eqns"):
-                yield from _equations(getattr(value, "jaxpr", value))
 
 
 @pytest.mark.parametrize("causal", [False, True])

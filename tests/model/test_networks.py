@@ -6,6 +6,7 @@ import batches
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jaxprs
 import numpy as np
 import pytest
 import tiny
@@ -144,6 +145,25 @@ def test_rematerialized_equals_plain(page):
             other_gradient,
             gradient,
         )
+
+
+@pytest.mark.parametrize("page", ["bert", "ernie", "gpt2", "xlnet"])
+def test_what_is_saved_is_not_computed_again(page):
+    """With remat=dots the program has no product of parameters more than without any."""
+
+    def products(remat):
+        c, params, batch = make(page, **{"model.remat": remat})
+        objective = tiny.objective(c)
+
+        def loss(params):
+            terms, _ = objective.apply({"params": params}, batch, train=True)
+            return sum(term.value for term in terms.values())
+
+        equations = jaxprs.equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+        dots = [e for e in equations if e.primitive.name == "dot_general"]
+        return sum(e.params["dimension_numbers"][1] == ((), ()) for e in dots)
+
+    assert products("none") == products("dots") < products("full")
 
 
 @pytest.mark.parametrize("page", ["gpt1", "gpt2", "gpt3"])
