@@ -236,7 +236,7 @@ def optim() -> ml_collections.ConfigDict:
     """Returns the optimizer section; see training/optimizer.py."""
     return ml_collections.ConfigDict(
         {
-            "name": "adamw",
+            "name": "adamw",  # or lamb, adafactor, lion, muon
             "lr": 1e-4,
             "schedule": "linear",
             "warmup_steps": 0,

@@ -17,6 +17,7 @@ FLOORS = {
     "model.positions": 1,
     "model.layers": 1,
     "model.splash": 1,
+    "model.flash": 1,
     "model.losses": 1,
     "model.transformer": 2,
     "model.stack": 2,
@@ -38,8 +39,9 @@ FLOORS = {
     "train": 8,
 }
 SAME_FLOOR = {
-    "model.attention": {"model.layers", "model.splash"},
+    "model.attention": {"model.flash", "model.layers", "model.splash"},
     "model.ernie": {"model.encoder"},
+    "model.flash": {"model.layers"},
     "model.positions": {"model.layers"},
     "model.stack": {"model.transformer"},
 }

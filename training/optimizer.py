@@ -1,17 +1,16 @@
 """OPTIMIZERS and SCHEDULES, and which parameters decay or stay frozen, told by their paths."""
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 import errors
+from training import matrices
+from training.paths import map_with_path, path_matcher
 
 Schedule = Callable[[Array], Array]
 
@@ -109,10 +108,39 @@ def adafactor(config: Mapping) -> list[optax.GradientTransformation]:
 
     Shazeer and Stern, 2018, with the numbers of its section 9; T5, section 3.1.2.
     """
-    return [scale_by_adafactor(), _decay(config)]
+    return [matrices.scale_by_adafactor(), _decay(config)]
 
 
-OPTIMIZERS = {"adamw": adamw, "lamb": lamb, "adafactor": adafactor}
+def lion(config: Mapping) -> list[optax.GradientTransformation]:
+    """Lion (Chen et al., 2023): the sign of a mean of gradients. It has no eps: that says nothing.
+
+    Its learning rate is 3 to 10 times smaller than Adam's, and its weight decay as much larger.
+    """
+    return [optax.scale_by_lion(config.b1, config.b2), _decay(config)]
+
+
+def muon(config: Mapping) -> list[optax.GradientTransformation]:
+    """Muon (Jordan et al., 2024): the momentum of each layer's matrices, made orthogonal.
+
+    A stack's kernels are such matrices, one for each slice of the first axis; what else there is,
+    tables and heads among it, gets Adam. Updates are scaled to what Adam's usually are, 0.2
+    (Liu et al., 2025, section 2.2), so that its learning rate and weight decay are Adam's too.
+    """
+
+    def kind(path, leaf):
+        return "muon" if "blocks/" in path and path.endswith("kernel") else "adam"
+
+    both = {"muon": matrices.scale_by_muon(), "adam": _adam(config)}
+    return [optax.partition(both, lambda params: map_with_path(kind, params)), _decay(config)]
+
+
+OPTIMIZERS = {
+    "adamw": adamw,
+    "lamb": lamb,
+    "adafactor": adafactor,
+    "lion": lion,
+    "muon": muon,
+}
 
 
 def schedule(config: Mapping, total_steps: int) -> Schedule:
@@ -158,32 +186,6 @@ def build(config: Mapping, total_steps: int) -> optax.GradientTransformation:
     return optax.partition(
         {True: optax.set_to_zero(), False: chain},
         lambda params: map_with_path(lambda path, _: frozen(path), params),
-    )
-
-
-def path_matcher(key: str, patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Returns whether any of the regular expressions is found in a parameter's path.
-
-    Raises:
-      UserError: naming the config key, if a pattern is not a regular expression.
-    """
-    try:
-        compiled = [re.compile(pattern) for pattern in patterns]
-    except (re.error, TypeError) as error:
-        raise errors.UserError(f"{key}={tuple(patterns)}: {error}.") from error
-    return lambda path: any(pattern.search(path) for pattern in compiled)
-
-
-def map_with_path(
-    f: Callable[[str, Array], object], tree: PyTree, is_leaf: Callable[..., bool] | None = None
-) -> PyTree:
-    """Maps f(path, leaf) over a tree; a path reads "network/stack/blocks/mlp/up/kernel"."""
-
-    def name(path):
-        return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
-
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: f(name(path), leaf), tree, is_leaf=is_leaf
     )
 
 
@@ -238,101 +240,6 @@ def scale_by_layer_trust_ratio(exempt: Callable[[str], bool]) -> optax.GradientT
         return jax.tree.map(ratio, paths, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-class Moments(NamedTuple):
-    """Adafactor's means of squared gradients for one parameter; None: not kept."""
-
-    rows: Array | None  # of a matrix, over its columns
-    columns: Array | None  # over its rows
-    full: Array | None  # of a parameter that is not factored
-
-
-class AdafactorState(NamedTuple):
-    """What Adafactor carries."""
-
-    count: Array  # steps done
-    moments: PyTree  # `Moments` for each parameter
-
-
-def scale_by_adafactor(
-    decay: float = 0.8, eps: float = 1e-30, least_scale: float = 1e-3, clip: float = 1.0
-) -> optax.GradientTransformation:
-    """Scales gradients by factored second moments and by the size of the parameter.
-
-    For a gradient g, per matrix (Shazeer and Stern, 2018, algorithms 4 and 5):
-
-        V     = b V + (1 - b) (g^2 + eps),  b = 1 - t^-decay, only its row and column means kept
-        u     = g / sqrt(V),  divided by max(1, rms(u) / clip)
-        update = u * max(least_scale, rms(parameter))
-
-    A parameter with several axes is a matrix, cut where this is most nearly square: a kernel
-    [D H K] is D x HK. Both sides must be 128 or longer, else all of V is kept. The slices of a
-    stack's first axis [N ...], recognized by "blocks" in the path, are matrices of their own. The
-    library's own version takes such a stack for one array, whose moments no rule could shard.
-    """
-
-    def init(params):
-        def moments(path, leaf):
-            boxed = isinstance(leaf, nn.Partitioned)
-            value = leaf.value if boxed else leaf
-            if isinstance(value, optax.MaskedNode):  # frozen
-                return leaf
-
-            def zeros(axes):
-                x = jnp.zeros([value.shape[i] for i in axes], jnp.float32)
-                names = tuple(leaf.names[i] for i in axes) if boxed else ()
-                return leaf.replace(value=x, names=names) if boxed else x
-
-            stack, rows, columns = _matrix_axes(path, value.shape)
-            if not rows:
-                return Moments(None, None, zeros(range(value.ndim)))
-            return Moments(zeros(stack + rows), zeros(stack + columns), None)
-
-        boxes = lambda x: isinstance(x, nn.Partitioned)  # noqa: E731
-        return AdafactorState(
-            jnp.zeros((), jnp.int32), map_with_path(moments, params, is_leaf=boxes)
-        )
-
-    def update(updates, state, params):
-        count = optax.safe_increment(state.count)
-        b = 1.0 - count.astype(jnp.float32) ** -decay
-
-        def one(path, g, old, param):
-            stack, rows, columns = _matrix_axes(path, g.shape)
-            own = tuple(range(len(stack), g.ndim))
-            mean = lambda x, axes: x.mean(axes, keepdims=True)  # noqa: E731
-            rms = lambda x: jnp.sqrt(mean(jnp.square(x), own))  # noqa: E731
-            square = jnp.square(g) + eps
-            if rows:
-                shape = lambda x, axes: jnp.expand_dims(x, axes)  # noqa: E731
-                by_row = b * shape(old.rows, columns) + (1 - b) * mean(square, columns)
-                by_column = b * shape(old.columns, rows) + (1 - b) * mean(square, rows)
-                u = g * jax.lax.rsqrt(by_row / mean(by_row, rows)) * jax.lax.rsqrt(by_column)
-                new = Moments(by_row.squeeze(columns), by_column.squeeze(rows), None)
-            else:
-                new = Moments(None, None, b * old.full + (1 - b) * square)
-                u = g * jax.lax.rsqrt(new.full)
-            u = u / jnp.maximum(1.0, rms(u) / clip) * jnp.maximum(least_scale, rms(param))
-            return u, new
-
-        paths = map_with_path(lambda path, _: path, updates)
-        both = jax.tree.map(one, paths, updates, state.moments, params)
-        pick = lambda i: jax.tree.map(lambda _, x: x[i], paths, both)  # noqa: E731
-        return pick(0), AdafactorState(count, pick(1))
-
-    return optax.GradientTransformation(init, update)
-
-
-def _matrix_axes(path: str, shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Returns the axes of layers, rows and columns; without rows the parameter is not factored."""
-    first = 1 if "blocks/" in path else 0
-    stack, own = tuple(range(first)), tuple(range(first, len(shape)))
-    sizes = lambda axes: math.prod(shape[i] for i in axes)  # noqa: E731
-    cuts = [(own[:i], own[i:]) for i in range(1, len(own))]
-    rows, columns = max(cuts, key=lambda cut: min(map(sizes, cut)), default=((), own))
-    factored = rows and min(sizes(rows), sizes(columns)) >= 128
-    return (stack, rows, columns) if factored else (stack, (), own)
 
 
 def scale_by_path(factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from data_pipeline import loader
 from model import objectives
-from training import guard, optimizer, sharding, warm_start
+from training import guard, optimizer, paths, sharding, warm_start
 from training import state as state_lib
 from training import step as step_lib
 
@@ -101,5 +101,5 @@ def prepare(
             objective,
             guard.wrap(optimizer.build(config.optim, config.total_steps), config.guard),
         ),
-        frozen=optimizer.path_matcher("config.optim.frozen", config.optim.frozen),
+        frozen=paths.path_matcher("config.optim.frozen", config.optim.frozen),
     )

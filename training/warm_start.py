@@ -26,7 +26,7 @@ from training import (
     digests,
     entity_vectors,
     huggingface,
-    optimizer,
+    paths,
 )
 
 KNOWLEDGE = "network/knowledge"  # what an ERNIE has besides a BERT: a group of its own
@@ -171,7 +171,7 @@ def _with_vectors(config, params):
     path, source = f"{KNOWLEDGE}/entities/table", config.part_from.entities
     if not source:
         known = config.init_from and _sections(config.init_from)[0]["name"] == "ernie"
-        if not known and optimizer.path_matcher("config.optim.frozen", config.optim.frozen)(path):
+        if not known and paths.path_matcher("config.optim.frozen", config.optim.frozen)(path):
             raise UserError(
                 "config.optim.frozen keeps the vectors of entities as they are, which are drawn at "
                 "random: give them with config.part_from.entities, or set config.optim.frozen=()."

@@ -8,7 +8,7 @@ import numpy as np
 import tiny
 from test_step import Run
 
-from training import optimizer, setup
+from training import paths, setup
 
 
 def test_a_table_of_millions_stays_where_it_lies(devices):
@@ -30,7 +30,7 @@ def test_lookups_gather_no_table(devices):
     c = tiny.config("ernie", **{"model.entities": 8191, "model.entity_width": 20})
     c.optim.frozen = ("knowledge/entities/",)
     run = Run(c, (2, 2, 2), devices)
-    frozen = optimizer.path_matcher("", c.optim.frozen)
+    frozen = paths.path_matcher("", c.optim.frozen)
     table = run.state.params["network"]["knowledge"]["entities"]["table"]
     assert table.sharding.shard_shape(table.shape) == (2048, 20)
     batch = batches.entity_lm(16, 16, 4, tiny.VOCAB, padding=2)

@@ -9,7 +9,8 @@ import tiny
 
 from configs import common
 from errors import UserError
-from training import optimizer, state
+from training import matrices as matrices_lib
+from training import optimizer, setup, state
 
 PARAMS = {
     "stack": {"blocks": {"up": {"kernel": jnp.ones((3, 4, 5)), "bias": jnp.ones((3, 5))}}},
@@ -187,7 +188,7 @@ def test_clipping_uses_the_global_norm():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("name", "adam2", "Choose one of: adafactor, adamw, lamb"),
+        ("name", "adam2", "Choose one of: adafactor, adamw, lamb, lion, muon"),
         ("layer_decay", 1.5, "layer_decay=1.5 must be in"),
         ("schedule", "cosin", "Did you mean 'cosine'"),
         ("no_decay", ("(",), "config.optim.no_decay"),
@@ -244,7 +245,7 @@ def test_adafactor_equals_optax_matrix_by_matrix():
 
 
 def test_adafactor_keeps_rows_and_columns_where_both_are_long():
-    state = optimizer.scale_by_adafactor().init(matrices(0))
+    state = matrices_lib.scale_by_adafactor().init(matrices(0))
     shapes = {
         name: [None if x is None else x.shape for x in moments]
         for name, moments in state.moments["stack"]["blocks"].items()
@@ -262,3 +263,65 @@ def test_frozen_parameters_have_no_moments():
     params = matrices(0)
     updates, _ = ours.update(matrices(1), ours.init(params), params)
     assert not updates["table"].any() and updates["stack"]["blocks"]["heads"].any()
+
+
+def test_lion_equals_optax():
+    ours = optimizer.build(config(name="lion", weight_decay=0.3, no_decay=()), 10)
+    theirs = optax.lion(0.1, 0.9, 0.999, weight_decay=0.3)
+    a, b, sa, sb = PARAMS, PARAMS, ours.init(PARAMS), theirs.init(PARAMS)
+    for i in range(3):
+        u, sa = ours.update(gradients(i), sa, a)
+        a = optax.apply_updates(a, u)
+        u, sb = theirs.update(gradients(i), sb, b)
+        b = optax.apply_updates(b, u)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
+
+
+def test_muon_equals_optax_matrix_by_matrix():
+    """A layer's kernels as the matrices that they are, and Adam for everything else."""
+    shapes = {"query": (2, 8, 2, 4), "out": (2, 2, 4, 8), "up": (2, 8, 16)}
+    rng = np.random.default_rng(0)
+
+    def draw():
+        blocks = {k: {"kernel": rng.normal(size=s), "bias": s[:1]} for k, s in shapes.items()}
+        for k, s in shapes.items():
+            blocks[k]["bias"] = rng.normal(size=(2, s[-1]))
+        tree = {"stack": {"blocks": blocks}, "head": {"kernel": rng.normal(size=(8, 3))}}
+        return jax.tree.map(jnp.float32, tree)
+
+    c = config(name="muon", weight_decay=0.1, no_decay=())
+    ours, adam = optimizer.build(c, 10), optax.adamw(0.1, 0.9, 0.999, weight_decay=0.1)
+    theirs = optax.contrib.muon(0.1, weight_decay=0.1, consistent_rms=0.2)
+    params = draw()
+    state, states = ours.init(params), {}
+    for _ in range(2):
+        grads = draw()
+        got, state = ours.update(grads, state, params)
+        for name, shape in shapes.items():
+            sides = (16 if name == "up" else 8,)
+            for layer in range(2):
+                p, g, u = (
+                    {"m": t["stack"]["blocks"][name]["kernel"][layer].reshape(8, *sides)}
+                    for t in (params, grads, got)
+                )
+                before = states.get((name, layer), theirs.init(p))
+                want, states[name, layer] = theirs.update(g, before, p)
+                np.testing.assert_allclose(u["m"], want["m"], rtol=2e-4, atol=1e-6)
+            assert u["m"].size == np.prod(shape[1:])
+        rest = lambda t: (t["head"], t["stack"]["blocks"]["up"]["bias"])  # noqa: E731
+        before = states.get("rest", adam.init(rest(params)))
+        want, states["rest"] = adam.update(rest(grads), before, rest(params))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), rest(got), want)
+
+
+@pytest.mark.parametrize("name", sorted(optimizer.OPTIMIZERS))
+def test_every_optimizer_has_a_place_on_a_mesh(name, devices):
+    """Its state lies where the parameters do, and takes at most Adam's memory."""
+    c = tiny.config("bert", **{"optim.name": name, "mesh.fsdp": 8, "mesh.data": 1})
+    abstract = setup.prepare(c, devices).abstract()
+    size = lambda t: sum(x.size for x in jax.tree.leaves(t))  # noqa: E731
+    assert size(abstract.opt_state) < 2.1 * size(abstract.params)
+    kernels = [
+        x for x in jax.tree.leaves(abstract.opt_state) if x.ndim == 3 and x.size >= 128 * 128
+    ]
+    assert all(not x.sharding.is_fully_replicated for x in kernels)
