@@ -2,9 +2,14 @@
 
 import importlib.util
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
 
+from configs import common
 from errors import UserError
+from model import attention, layers
 from training import chips, sharding, topologies
 
 
@@ -57,3 +62,30 @@ def test_what_the_compiler_refuses():
     found = topologies.devices(topologies.parse("v5p:4x4x4"))
     with pytest.raises(UserError, match="cannot be laid over a torus of 4x4x4 chips"):
         sharding.make_mesh({"data": 1, "fsdp": 32, "tensor": 2}, found)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_compiled_as_a_kernel(causal):
+    """On a v5e, forward and backward, with less memory than the scores of one head would take."""
+    pytest.importorskip("libtpu")
+    rows, length, heads = 4, 4096, 8
+    mesh = sharding.make_mesh(
+        {"data": 2, "fsdp": 1, "tensor": 2}, topologies.devices(topologies.parse("v5e:2x2"))
+    )
+    types = layers.numerics("bfloat16", "tpu")
+
+    def loss(q, k, v, ids):
+        visible = attention.among(ids, causal=causal)[0]
+        return attention.compute(q, k, v, visible, None, types)[0].astype(jnp.float32).sum()
+
+    by_head = jax.NamedSharding(mesh, jax.P("data", None, "tensor"))
+    by_row = jax.NamedSharding(mesh, jax.P("data"))
+    x = jax.ShapeDtypeStruct((rows, length, heads, 64), jnp.bfloat16, sharding=by_head)
+    ids = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=by_row)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.check_rules(common.RULES)):
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x, ids).compile()
+    text = compiled.as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') >= 3
+    assert "all-gather" not in text and "all-reduce" not in text
+    scores = 4 * length * length  # of one head of one row
+    assert compiled.memory_analysis().temp_size_in_bytes < scores
