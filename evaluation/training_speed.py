@@ -1,6 +1,7 @@
 """Training beside `transformers`: the speed of a step, its memory, the time to the first one."""
 
 import concurrent.futures
+import functools
 import importlib
 import itertools
 import math
@@ -193,6 +194,34 @@ def _after_three(call):
     for _ in range(3):
         call()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def compilation(options: benchmarks.Options) -> list[benchmarks.Result]:
+    """Seconds to trace and compile the step of BERT-base, 8 x 128, with more layers and with six.
+
+    There is no peer: at a ratio of 1 the time does not grow with the depth.
+    """
+    first, *deeper = (1, 2) if options.quick else (6, 12, 24, 48)
+    batch = pipeline.prepare_data(config(_BERT, "bfloat16", first)).train.batch(range(8))
+
+    def compiled(depth):
+        setup = setup_lib.prepare(config(_BERT, "bfloat16", depth), jax.local_devices()[:1])
+        with setup.placed():
+            abstract = setup.abstract()
+            setup.train_step(abstract).lower(abstract, batch, jax.random.key(0)).compile()
+
+    cached = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        calls = {depth: functools.partial(compiled, depth) for depth in (first, *deeper)}
+        found = benchmarks.alternate(calls, options.repeats)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cached)
+    shallow = f"{first} layers"
+    return [
+        benchmarks.Result(f"{n} layers", None, "s", {"so deep": found[n], shallow: found[first]})
+        for n in deeper
+    ]
 
 
 def first_step(options: benchmarks.Options) -> list[benchmarks.Result]:

@@ -21,6 +21,7 @@ BENCHMARKS = {
     "steps": training_speed.steps,
     "memory": training_speed.memory,
     "first_step": training_speed.first_step,
+    "compilation": training_speed.compilation,
     "packing": input_speed.packing,
     "masking": input_speed.masking,
     "decoding": inference_speed.greedy_decoding,

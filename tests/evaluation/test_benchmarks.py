@@ -132,6 +132,13 @@ def masked(torch, transformers, depth):
     return network, lambda batch: network(**batch).loss
 
 
+def test_depth_is_compiled_anew_each_time(tiny, monkeypatch):
+    monkeypatch.setattr(training_speed, "_BERT", tiny)
+    (result,) = training_speed.compilation(benchmarks.Options(repeats=2, quick=True))
+    assert result.name == "2 layers" and list(result.measured) == ["so deep", "1 layers"]
+    assert min(min(seconds) for seconds in result.measured.values()) > 0.1  # not from the cache
+
+
 def test_packed_and_padded_tokens_are_counted(tiny, monkeypatch):
     row = tiny._replace(batch_size=8, length=input_speed.LENGTH, peer=masked)
     monkeypatch.setattr(input_speed, "NETWORK", row)
