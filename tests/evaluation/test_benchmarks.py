@@ -132,6 +132,7 @@ def masked(torch, transformers, depth):
     return network, lambda batch: network(**batch).loss
 
 
+@pytest.mark.slow
 def test_depth_is_compiled_anew_each_time(tiny, monkeypatch):
     monkeypatch.setattr(training_speed, "_BERT", tiny)
     (result,) = training_speed.compilation(benchmarks.Options(repeats=2, quick=True))
