@@ -202,10 +202,12 @@ def attend(
     scores = scores * (q.shape[-1] ** -0.5 if scale is None else scale)
     if bias is not None:
         scores = scores + bias
-    if types.kernel == "splash" and k.shape[-3] <= 256:
-        # With dropout behind it, libtpu 0.0.42 crashes where it fuses this with a softmax over 128
-        # or 256 keys. Over 512 it does not, and the barrier would cost ELECTRA-base 17 % of memory.
-        scores = jax.lax.optimization_barrier(scores)
+    if types.kernel == "splash" and isinstance(drop, layers.Drop):
+        # libtpu 0.0.42 crashes where it fuses dropout with a softmax over 128 or 256 keys, and in
+        # T5. Over 512 keys of a plain encoder it does not, and the barrier would cost ELECTRA-base
+        # 17 % of its memory.
+        if k.shape[-3] <= 256 or k.shape[-3] != q.shape[-3] or bias is not None:
+            scores = jax.lax.optimization_barrier(scores)
     weights = jax.nn.softmax(jnp.where(allowed, scores, MASKED), axis=-1)
     weights = drop(weights).astype(types.attention)
     y = jnp.einsum("...hts,...shk->...thk", weights, v, preferred_element_type=types.attention)
