@@ -176,10 +176,7 @@ def _seconds(call, *args, times=10):
 
 def _config(row, depth):
     c = training_speed.config(row.network, "bfloat16", depth)
-    if row.packed:
-        c.objective.sentence_pair, c.data.packing = False, True
-        c.data.format.update(name="doc_sentences", negatives="none", negative_rate=0.0)
-    return c
+    return training_speed.packed(c) if row.packed else c
 
 
 def _ours(row, depth):

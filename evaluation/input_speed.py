@@ -100,10 +100,8 @@ def packing(options: benchmarks.Options) -> list[benchmarks.Result]:
 
 def _config(options, dtype):
     """BERT-base on masked tokens alone, whole sentences packed into rows."""
-    c = training_speed.config(NETWORK, dtype, options.depth)
-    c.objective.sentence_pair = False
-    c.data.source, c.data.packing = options.source, True
-    c.data.format.update(name="doc_sentences", negatives="none", negative_rate=0.0)
+    c = training_speed.packed(training_speed.config(NETWORK, dtype, options.depth))
+    c.data.source = options.source
     return c
 
 

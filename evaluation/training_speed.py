@@ -97,6 +97,13 @@ def config(row: Row, dtype: str, depth: int | None) -> ml_collections.ConfigDict
     return c
 
 
+def packed(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Makes a config one of masked tokens alone, whole sentences packed into rows; returns it."""
+    c.objective.sentence_pair, c.data.packing = False, True
+    c.data.format.update(name="doc_sentences", negatives="none", negative_rate=0.0)
+    return c
+
+
 class Ours(NamedTuple):
     """Our side.
 

@@ -12,7 +12,6 @@ import functools
 import math
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +50,7 @@ class _Tiles(NamedTuple):
 
 
 def _tiles(kernel, length):
-    """Returns the tiles of a kernel, of which an even number is needed for the larger ones."""
+    """Returns the tiles of a kernel; smaller ones where these do not divide the length."""
     found = TILES[kernel]
     if length % max(found.queries, found.keys):
         found = found._replace(queries=BLOCK, keys=BLOCK)
@@ -113,21 +112,11 @@ def attend(
     heads = jnp.arange(H, dtype=jnp.uint32) * np.uint32(T * T % 2**32)
     word = layers.hash_words(drop.key) if drop else jnp.zeros(2, jnp.uint32)
     seeds = _Hash(layers.hash_rows(word, jnp.arange(B, dtype=jnp.uint32)), heads, word[-1:])
-    local = functools.partial(_flash, plan)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return local(q, k, v, segment_ids, seeds)
-    by_row, by_head = nn.logical_to_mesh_axes(("act_batch", "act_heads"))
-    spec = jax.P(by_row, None, by_head, None)
-    hashed = _Hash(jax.P(by_row), jax.P(by_head), jax.P())
-    # A kernel does not say how its results vary over the mesh.
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(spec, spec, spec, jax.P(by_row), hashed),
-        out_specs=spec,
-        check_vma=False,
-    )(q, k, v, segment_ids, seeds)
+    tokens = ("act_batch", None, "act_heads", None)
+    hashed = _Hash(("act_batch",), ("act_heads",), (None,))
+    inputs = tokens, tokens, tokens, ("act_batch", None), hashed
+    flash = placement.by_part(functools.partial(_flash, plan), inputs, tokens)
+    return flash(q, k, v, segment_ids, seeds)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

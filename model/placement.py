@@ -1,7 +1,7 @@
 """Where arrays lie on the mesh: from the names of their axes, by the config's rules."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -43,6 +43,30 @@ def parts(name: str | None) -> int:
     axes = nn.logical_to_mesh_axes((name,))[0]
     mesh = jax.sharding.get_abstract_mesh().shape
     return math.prod(mesh.get(axis, 1) for axis in _tuple(axes))
+
+
+def by_part(f: Callable, inputs: Sequence, output: Sequence[str | None]) -> Callable:
+    """Returns f for whole arrays, computed by every device of the mesh at hand on its own part.
+
+    For kernels, which no partitioner sees into, and which do not say how their results vary.
+
+    Args:
+      f: of parts that are independent of each other.
+      inputs: for each argument the names of its axes, in tuples; or a pytree of such.
+      output: the names of the result's axes.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return f
+    leaf = lambda x: type(x) is tuple  # noqa: E731
+    specs = jax.tree.map(nn.logical_to_mesh_axes, list(inputs), is_leaf=leaf)
+    return jax.shard_map(
+        f,
+        mesh=mesh,
+        in_specs=tuple(specs),
+        out_specs=nn.logical_to_mesh_axes(tuple(output)),
+        check_vma=False,
+    )
 
 
 def at_rest(x: Array, names: Sequence[str | None]) -> Array:

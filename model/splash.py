@@ -6,7 +6,6 @@ tokens, `H` heads, `K` head width.
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
@@ -57,15 +56,9 @@ def attend(
         y = jax.vmap(one)(by_head(q) * scale, by_head(k), by_head(v), segment_ids)
         return by_head(y).astype(q.dtype)
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return local(q, k, v, segment_ids)
-    rows, heads = nn.logical_to_mesh_axes(("act_batch", "act_heads"))
-    spec = jax.P(rows, None, heads, None)
-    # The kernel does not say how its results vary over the mesh.
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=(spec, spec, spec, jax.P(rows)), out_specs=spec, check_vma=False
-    )(q, k, v, segment_ids)
+    tokens = ("act_batch", None, "act_heads", None)
+    inputs = tokens, tokens, tokens, ("act_batch", None)
+    return placement.by_part(local, inputs, tokens)(q, k, v, segment_ids)
 
 
 def _kernel(heads, length, causal, band, interpret):

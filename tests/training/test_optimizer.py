@@ -57,10 +57,7 @@ def test_decay_steps_end_the_schedule_elsewhere():
     assert float(optimizer.schedule(c, 100)(jnp.asarray(100))) == pytest.approx(0.5)
 
 
-def test_adamw_equals_optax():
-    c = config(weight_decay=0.01, no_decay=(), b1=0.8, b2=0.95, eps=1e-6)
-    ours = optimizer.build(c, 10)
-    theirs = optax.adamw(0.1, 0.8, 0.95, 1e-6, weight_decay=0.01)
+def assert_three_steps_equal(ours, theirs):
     a, b = PARAMS, PARAMS
     sa, sb = ours.init(a), theirs.init(b)
     for i in range(3):
@@ -69,6 +66,13 @@ def test_adamw_equals_optax():
         u, sb = theirs.update(gradients(i), sb, b)
         b = optax.apply_updates(b, u)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
+
+
+def test_adamw_equals_optax():
+    c = config(weight_decay=0.01, no_decay=(), b1=0.8, b2=0.95, eps=1e-6)
+    ours = optimizer.build(c, 10)
+    theirs = optax.adamw(0.1, 0.8, 0.95, 1e-6, weight_decay=0.01)
+    assert_three_steps_equal(ours, theirs)
 
 
 def test_bert_adam_has_no_bias_correction():
@@ -268,13 +272,7 @@ def test_frozen_parameters_have_no_moments():
 def test_lion_equals_optax():
     ours = optimizer.build(config(name="lion", weight_decay=0.3, no_decay=()), 10)
     theirs = optax.lion(0.1, 0.9, 0.999, weight_decay=0.3)
-    a, b, sa, sb = PARAMS, PARAMS, ours.init(PARAMS), theirs.init(PARAMS)
-    for i in range(3):
-        u, sa = ours.update(gradients(i), sa, a)
-        a = optax.apply_updates(a, u)
-        u, sb = theirs.update(gradients(i), sb, b)
-        b = optax.apply_updates(b, u)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
+    assert_three_steps_equal(ours, theirs)
 
 
 def test_muon_equals_optax_matrix_by_matrix():
