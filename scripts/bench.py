@@ -40,7 +40,10 @@ _OUTPUT = flags.DEFINE_string("output", None, "The page whose section is replace
 def main(argv):
     """Prints the section of a benchmark, and writes it where asked."""
     compilation_cache.enable()
-    names = argv[1:] or (["gpu"] if _DEVICE.value == "gpu" else [])
+    on_gpu = _DEVICE.value == "gpu"
+    names = argv[1:] or ["gpu"] * on_gpu
+    if on_gpu and names != ["gpu"]:
+        raise UserError("--device=gpu is the benchmark gpu: leave out other names, or the flag.")
     if len(names) != 1:
         raise UserError(f"Name one benchmark: {', '.join(BENCHMARKS)}.")
     name = one_of("benchmark", names[0], BENCHMARKS)

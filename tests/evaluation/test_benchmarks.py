@@ -206,3 +206,5 @@ def test_the_script(tmp_path):
     assert text.startswith("# Benchmarks\n\n## masking\n")
     assert "`python scripts/bench.py masking --quick`" in text and "| ratio |" in text
     assert "Name one benchmark: steps, memory," in runs.script("bench.py", status=2)
+    said = runs.script("bench.py", "masking", "--device=gpu", status=2)
+    assert "--device=gpu is the benchmark gpu" in said
