@@ -32,7 +32,8 @@ test: install
 	  --no-loadscope-reorder # else the files with the fewest and longest tests come last
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow --numprocesses=$(JOBS) --dist=loadfile
+	XLA_FLAGS=--xla_backend_optimization_level=3 \
+	  $(BIN)/python -m pytest -m slow --numprocesses=$(JOBS) --dist=loadfile
 
 slurm-test: install
 	.ci/install-slurm

@@ -299,7 +299,8 @@ def pick_size(size: str, sizes: dict[str, dict]) -> dict:
 
 def network(name: str, **knobs) -> ml_collections.ConfigDict:
     """Returns a model section; `mlp_width` follows an overridden width, as in every paper here."""
-    model = ml_collections.ConfigDict({"name": name, "gpu_attention": "cudnn", **knobs})
+    common = {"name": name, "gpu_attention": "flash", "scan_layers": True}
+    model = ml_collections.ConfigDict({**common, **knobs})
     model.mlp_width = 4 * model.get_ref("width")
     return model
 

@@ -1,5 +1,6 @@
 """Training on one GPU beside `transformers` compiled by PyTorch, and what that GPU can do."""
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from errors import UserError
 from evaluation import benchmarks, peers, training_speed
 from training import compilation_cache
 
-STEPS = 10  # of a call
+STEPS = 5  # of a call
 _LARGE = {
     "hidden_size": 1024,
     "num_hidden_layers": 24,
@@ -62,18 +63,17 @@ def steps(options: benchmarks.Options) -> list[benchmarks.Result]:
     Raises:
       UserError: without a GPU or PyTorch, or if the two sides do not have as many parameters.
     """
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the peers need memory too
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the peer needs memory too
+    os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.5"
     if jax.default_backend() != "gpu":
         raise UserError(f"JAX has no GPU here, but {jax.default_backend()}.")
     with _Side(_ceilings) as side:
         product, copy = side.facts()["product"], side.facts()["copy"]
     print(f"product {product / 1e12:.0f} TFLOP/s, copy {copy / 1e12:.2f} TB/s", flush=True)
-    others = {name: _Side(_theirs, row, options.depth) for name, row in ROWS.items()}
-    for other in others.values():
-        other.facts()  # all are compiled at a time, before anything is measured
+    _compile_peers(options.depth)
     results = []
     for name, row in ROWS.items():
-        with _Side(_ours, row, options.depth) as ours, others[name] as other:
+        with _Side(_theirs, row, options.depth) as other, _Side(_ours, row, options.depth) as ours:
             found, theirs = ours.facts(), other.facts()
             training_speed.check_parameters(name, found["parameters"], theirs["parameters"])
             seconds = {"ours": [], "transformers": []}
@@ -91,8 +91,18 @@ def steps(options: benchmarks.Options) -> list[benchmarks.Result]:
         }
         work = STEPS * row.network.batch_size * row.network.length
         results.append(benchmarks.Result(name, work, "tokens", seconds, more))
-        print(f"{name}: {results[-1].ratio:.2f} {more}", flush=True)
+        print(f"{name}: {results[-1].ratio:.2f} {more} {seconds}", flush=True)
     return results
+
+
+def _compile_peers(depth):
+    """Fills the cache of PyTorch's compiler, on all cores, before anything is measured."""
+    with contextlib.ExitStack() as stack:
+        for side in [stack.enter_context(_Side(_theirs, row, depth)) for row in ROWS.values()]:
+            try:
+                side.facts()
+            except UserError as error:  # the memory may be too small for all: that one comes later
+                print(str(error).rstrip().rsplit("\n", 1)[-1], flush=True)
 
 
 class _Side:
@@ -176,6 +186,7 @@ def _seconds(call, *args, times=10):
 
 def _config(row, depth):
     c = training_speed.config(row.network, "bfloat16", depth)
+    c.model.update(remat="none", scan_layers=False)  # as the peer
     return training_speed.packed(c) if row.packed else c
 
 

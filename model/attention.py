@@ -155,7 +155,8 @@ def compute(
         same_mask = drop is None or not visible.band  # `attend_band` counts elements in chunks
         if types.kernel == "flash" and same_mask and flash.suits(operands[0], types.interpret):
             return flash.attend(*operands, ids, drop, **how).astype(types.compute), None
-        if types.kernel == "cudnn" and drop is None and _suits_cudnn(operands[0], visible):
+        on_gpu = types.kernel in ("flash", "cudnn")
+        if on_gpu and drop is None and _suits_cudnn(operands[0], visible):
             y = jax.nn.dot_product_attention(
                 *operands, mask=visible.allowed, scale=how["scale"], implementation="cudnn"
             )

@@ -172,7 +172,10 @@ class Ernie(encoder.Encoder):
     config: Config
     Config = Config
     # The layers are no longer all alike, and no page of this network has the rest.
-    UNUSED = ("bands", "sharing", "groups", "norm_first", "gated", "mlp_dropout", "bias", "causal")
+    UNUSED = (
+        *("bands", "sharing", "groups", "norm_first", "gated", "mlp_dropout", "bias", "causal"),
+        "scan_layers",
+    )
 
     def setup(self):
         """Declares the embedder, the text's layers, and all of the entities."""
@@ -275,7 +278,7 @@ def _with(inputs, known):
 
 def _scan(config, layer, carry, inputs):
     """Applies like layers to the carry; returns it and their outputs, stacked."""
-    return jax.lax.scan(transformer.rematerialized(layer, config.remat), carry, inputs)
+    return jax.lax.scan(transformer.rematerialized(layer, config), carry, inputs)
 
 
 def added_flops(config: Config, rows: int, length: int) -> float:

@@ -54,7 +54,7 @@ class Numerics(NamedTuple):
     multiple: int = 1  # entries of a vocabulary, filled up to it where they are scored
 
 
-def numerics(dtype: str, platform: str, gpu_attention: str = "cudnn") -> Numerics:
+def numerics(dtype: str, platform: str, gpu_attention: str = "flash") -> Numerics:
     """Chooses the types for computing in `dtype` on a backend ("cpu", "gpu", "tpu").
 
     An accelerator accumulates in float32 whatever it returns, so it is asked for `dtype`: the saved
@@ -180,8 +180,11 @@ class Embed(nn.Module):
         self.table = param(self, "table", self.initializer, shape, self._axes)
 
     def __call__(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
-        """Looks vectors up; the result is in `types.compute`."""
-        return jnp.take(self._gathered().astype(self.types.compute), index, axis=0)
+        """Looks vectors up; the result is in `types.compute`.
+
+        The cast comes last, so that gradients of one entry are summed in float32.
+        """
+        return self.stored(index).astype(self.types.compute)
 
     def stored(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
         """Looks vectors up in float32: of a large table nothing but these is read."""

@@ -301,7 +301,7 @@ class Reformer(nn.Module):
     types: layers.Numerics
     Config = ReformerConfig
     UNUSED = (
-        "gpu_attention",
+        *("gpu_attention", "scan_layers"),
         *("norm_first", "norm", "bias", "gated", "scaled_scores", "mlp_dropout", "token_types"),
         *("embed_width", "sharing", "groups", "bands"),
     )

@@ -57,6 +57,8 @@ class Stack(nn.Module):
         block = transformer.Block(c, self.types, train, parent=None)
         init = functools.partial(init_blocks, block, self.cross_attention)
         params = split_blocks(self) or self.param("blocks", init)
+        if not c.scan_layers:
+            params = apart(params, c.depth)
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
         length = None if cache is None else cache.length
 
@@ -81,7 +83,7 @@ class Stack(nn.Module):
             outputs = (stored, x if return_layers else None, scores if return_scores else None)
             return x, outputs
 
-        layer = transformer.rematerialized(layer, c.remat)
+        layer = transformer.rematerialized(layer, c)
         stored = None if cache is None else (cache.keys, cache.values)
         memory = None if cache is None or cache.memory is None else cache.memory[:2]
         if isinstance(params, tuple):
@@ -183,10 +185,27 @@ def by_layer(params: PyTree, depth: int) -> PyTree:
     split = {name: by_layer(value, depth) for name, value in params.items() if name != "stack"}
     if "stack" in params:
         blocks = params["stack"]["blocks"]
-        # The layers of a group that share a parameter get it again and again.
-        layer = lambda i: jax.tree.map(lambda p: p[i * len(p) // depth], blocks)  # noqa: E731
-        split["stack"] = {"blocks": tuple(layer(i) for i in range(depth))}
+        split["stack"] = {"blocks": apart(blocks, depth)}
     return split
+
+
+def apart(blocks: PyTree, depth: int) -> tuple:
+    """Returns the parameters of each layer; those of a group that share one get it all.
+
+    Args:
+      blocks: stacked, with a first axis N or G; or what this returned.
+      depth: N.
+    """
+    if isinstance(blocks, tuple):
+        return blocks
+    # Of a split the gradient is one concatenation; of indexing, a sum of N arrays of all layers.
+    cut = lambda p: [x[0] for x in jnp.split(p, len(p))]  # noqa: E731
+    leaves, structure = jax.tree.flatten(blocks)
+    leaves = [cut(p) for p in leaves]
+    return tuple(
+        structure.unflatten([parts[i * len(parts) // depth] for parts in leaves])
+        for i in range(depth)
+    )
 
 
 def init_stacked(init: Callable[[Array], PyTree], key: Array, count: int) -> PyTree:

@@ -44,8 +44,9 @@ class TransformerConfig:
     attention_dropout: float = 0.1  # on the attention probabilities
     mlp_dropout: float = 0.0  # inside of the feed-forward network
     dtype: str = "bfloat16"  # of activations and products; parameters are float32
-    gpu_attention: str = "cudnn"  # the kernel on GPUs, of GPU_ATTENTION
+    gpu_attention: str = "flash"  # the kernel on GPUs, of GPU_ATTENTION
     remat: str = "dots"  # what the backward pass finds saved, see REMAT
+    scan_layers: bool = True  # as one loop; else one after the other: see docs/benchmarks.md
     sharing: str = "none"  # what the layers of a group have in common, see SHARING
     groups: int = 1  # of consecutive layers, each with shared parameters of its own
     causal: bool = False  # an encoder that sees to the left only (BERT, table 5)
@@ -72,8 +73,8 @@ SHARING = {
 }
 SHARING["all"] = SHARING["attention"] + SHARING["mlp"]
 
-# cuDNN's kernel is for training without dropout on the probabilities, and scoring. The other has
-# dropout inside; it has been compared with the plain sums by interpretation, not on a GPU yet.
+# "flash" is our kernel where it suits, which has dropout inside, else cuDNN's, else XLA's; "cudnn"
+# is without the first (docs/benchmarks.md, gpu).
 GPU_ATTENTION = ("cudnn", "flash", "xla")
 
 # What is kept from a block's forward pass for its backward pass. "dots" keeps the results of the
@@ -88,10 +89,13 @@ REMAT = {
 }
 
 
-def rematerialized(layer: Callable, remat: str) -> Callable:
-    """Returns a layer of a loop whose backward pass finds saved what REMAT says, and no more."""
-    policy = REMAT[remat]
-    return layer if policy is None else jax.checkpoint(layer, prevent_cse=False, policy=policy)
+def rematerialized(layer: Callable, config: TransformerConfig) -> Callable:
+    """Returns a layer whose backward pass finds saved what REMAT says, and no more."""
+    policy = REMAT[config.remat]
+    if policy is None:
+        return layer
+    # Inside of a loop XLA finds no forward pass to take the results from.
+    return jax.checkpoint(layer, prevent_cse=not config.scan_layers, policy=policy)
 
 
 class Output(NamedTuple):

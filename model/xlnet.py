@@ -207,21 +207,25 @@ class Stack(nn.Module):
         block = Block(c, self.types, train, parent=None)  # applied to one layer's parameters
         init = functools.partial(_init_blocks, block)
         params = stack.split_blocks(self) or self.param("blocks", init)
+        if not c.scan_layers:
+            params = stack.apart(params, c.depth)
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
 
         def layer(_, x, inputs):
-            params, stored, memory, index = inputs
+            params, stored, past, index = inputs
+            memory = None if past is None else past[0]
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, index)}
             cached = None if stored is None else (*stored, cache.length)
             x, (stored, y) = block.apply({"params": params}, x, memory, cached, view, rngs=rngs)
             return x, (stored, y if return_layers else None, None)
 
-        layer = transformer.rematerialized(layer, c.remat)
+        layer = transformer.rematerialized(layer, c)
         stored = None if cache is None else (cache.keys, cache.values, cache.distances)
+        past = None if memory is None else (memory,)
         if isinstance(params, tuple):
-            x, outputs = stack.loop(layer, (None,), x, params, stored, memory)
+            x, outputs = stack.loop(layer, (None,), x, params, stored, past)
         else:
-            inputs = (params, stack.together(stored), memory, jnp.arange(c.depth))
+            inputs = (params, stack.together(stored), past, jnp.arange(c.depth))
             x, outputs = jax.lax.scan(functools.partial(layer, None), x, inputs)
         stored, after_layers, _ = outputs
         if cache is not None:

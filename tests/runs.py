@@ -61,8 +61,9 @@ def finish_all(processes):
 
 def spawn(command, *, devices=1, **kwargs):
     """Starts a command in the repository's root, on fake CPU devices; returns the process."""
+    flags = os.environ.get("XLA_FLAGS", "")  # of two that are the same the last counts
     env = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -24,10 +24,12 @@ def make(page, rows=3, length=16, **overrides):
     if page == "gpt3":  # a band narrower than half of a row
         overrides = {"model.bands": (0, 3)} | overrides
     c = tiny.config(page, **overrides)
-    if page == "bert":
+    if page in ("albert", "bert"):
         batch = batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=3)
     elif page == "ernie":
         batch = batches.entity_lm(rows, length, 4, tiny.VOCAB, padding=3)
+    elif page == "t5":
+        batch = batches.seq2seq_lm(rows, length, 8, tiny.VOCAB, padding=3)
     elif page == "xlnet":
         batch = batches.permutation_lm(rows, length, 4, tiny.VOCAB, padding=3, memory=6)
     else:
@@ -123,10 +125,10 @@ def test_packed_equals_unpacked(page):
     np.testing.assert_allclose(together, np.concatenate(alone, 1), rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("page", ["bert", "ernie", "gpt2", "gpt3", "xlnet"])
-def test_rematerialized_equals_plain(page):
-    def loss_and_gradient(remat):
-        c, params, batch = make(page, **{"model.remat": remat, "model.dropout": 0.1})
+@pytest.mark.parametrize("page", ["albert", "bert", "ernie", "gpt2", "gpt3", "t5", "xlnet"])
+def test_saved_or_not_in_a_loop_or_not_the_numbers_are_equal(page):
+    def loss_and_gradient(remat, **knobs):
+        c, params, batch = make(page, **{"model.remat": remat, "model.dropout": 0.1}, **knobs)
         objective = tiny.objective(c)
 
         def loss(params):
@@ -134,17 +136,43 @@ def test_rematerialized_equals_plain(page):
             terms, _ = objective.apply({"params": params}, batch, train=True, rngs=key)
             return sum(term.value for term in terms.values())
 
-        return jax.jit(jax.value_and_grad(loss))(tiny.params(tiny.config(page)))
+        return jax.jit(jax.value_and_grad(loss))(params)
 
     value, gradient = loss_and_gradient("none")
-    for remat in ("dots", "full"):
-        other, other_gradient = loss_and_gradient(remat)
+    others = [{"remat": "dots"}, {"remat": "full"}]
+    if page != "ernie":
+        others += [{"remat": remat, "model.scan_layers": False} for remat in ("none", "dots")]
+    for knobs in others:
+        other, other_gradient = loss_and_gradient(**knobs)
         np.testing.assert_allclose(other, value, rtol=1e-6)
         jax.tree.map(
             lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
             other_gradient,
             gradient,
         )
+
+
+@pytest.mark.parametrize("page", ["bert", "gpt2"])
+def test_layers_outside_of_a_loop_are_not_stacked(page):
+    """Neither is a loop left in the program, nor are gradients summed in arrays of all layers."""
+
+    def primitives(**knobs):
+        c, params, batch = make(page, **{"model.depth": 5, "model.remat": "none"} | knobs)
+        objective = tiny.objective(c)
+
+        def loss(params):
+            terms, _ = objective.apply({"params": params}, batch, train=True)
+            return sum(term.value for term in terms.values())
+
+        equations = jaxprs.equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+        return {
+            equation.primitive.name
+            for equation in equations
+            if any(len(x.aval.shape) > 1 and x.aval.shape[0] == 5 for x in equation.outvars)
+        }
+
+    assert "scan" in primitives()
+    assert primitives(**{"model.scan_layers": False}) <= {"concatenate", "broadcast_in_dim"}
 
 
 @pytest.mark.parametrize("page", ["bert", "ernie", "gpt2", "xlnet"])

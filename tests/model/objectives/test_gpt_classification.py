@@ -102,7 +102,7 @@ def test_the_auxiliary_loss_is_that_of_a_language_model():
     rows = [{name: made[name][i : i + 1] for name in fields} for i in range(ROWS - 1)]
     wanted = np.mean([float(loss(row).value) for row in rows])
     assert float(terms["causal_lm"].value) == pytest.approx(wanted, rel=1e-5)
-    assert float(terms["causal_lm"].weight) == ROWS - 1
+    assert float(terms["causal_lm"].weight) == pytest.approx(ROWS - 1, rel=1e-6)
     assert tiny.objective(c).weights == {"causal_lm": 0.5, "mse": 1.0}
 
 
