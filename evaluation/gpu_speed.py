@@ -186,7 +186,6 @@ def _seconds(call, *args, times=10):
 
 def _config(row, depth):
     c = training_speed.config(row.network, "bfloat16", depth)
-    c.model.update(remat="none", scan_layers=False)  # as the peer
     return training_speed.packed(c) if row.packed else c
 
 
