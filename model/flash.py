@@ -57,8 +57,8 @@ def _tiles(kernel, length):
     return found
 
 
-# The fastest of some on an H200, at 512 tokens with dropout and at 1024 causal, in a run whose
-# reads were partly wrong (docs/benchmarks.md, gpu): to be measured again.
+# The fastest of four or five each on an H200, at 512 tokens with dropout and at 1024 causal, or at
+# most 5 % behind it (docs/benchmarks.md, gpu).
 TILES = {
     "forward": _Tiles(128, 64, 4, 3),
     "queries": _Tiles(64, 64, 4, 3),
