@@ -48,7 +48,7 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags for `app.run`: a config that cannot be read or overridden is one line too."""
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS([argv[0], *map(_with_underscores, argv[1:])])
         config = flags.FLAGS.config if "config" in flags.FLAGS else None
         if config is not None and not isinstance(config, str):  # in scripts/sweep.py a mere name
             config.keys()  # a file that could not be read says so at its first use
@@ -63,3 +63,10 @@ def parse_flags(argv: list[str]) -> list[str]:
             text = f"Unknown config key {text}".replace("\\n", " ").replace("\\'", "'")
         print("error:", " ".join(text.split()), file=sys.stderr)
         sys.exit(2)
+
+
+def _with_underscores(argument: str) -> str:
+    """Returns --dry-run=x as --dry_run=x where that is a flag, and anything else as it is."""
+    name, equals, value = argument.partition("=")
+    known = name.removeprefix("--").replace("-", "_")
+    return f"--{known}{equals}{value}" if name[:2] == "--" and known in flags.FLAGS else argument

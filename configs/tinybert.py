@@ -143,6 +143,8 @@ def distill_task(config, args):
     config.data.length = 64 if args.task in ("cola", "sst-2") else 128
     config.batch_size, config.total_steps = 32, tune.total_steps
     config.evals, config.checkpoint = tune.evals, tune.checkpoint
+    if args.stage == "intermediate":
+        config.checkpoint.best = "min:valid/loss"  # there is no answer yet to be scored
     config.optim.update(**stage, warmup_steps=0, decay_steps=0)
     if args.stage == "prediction":
         config.optim.warmup_steps = tune.optim.warmup_steps

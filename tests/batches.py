@@ -116,6 +116,28 @@ def choices(rows, choices, length, vocab, *, seed=0):
     }
 
 
+def sequences(rows, parts, length, vocab, *, seed=0):
+    """Rows of `parts` sequences of several lengths side by side; the last row is padding."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(4, length + 1, (rows, parts))
+    sizes[-1] = 0
+    place = np.broadcast_to(np.arange(length), (rows, parts, length))
+    real, predicts = place < sizes[..., None], place < sizes[..., None] - 1
+    tokens = rng.integers(1, vocab, place.shape) * real
+    row = lambda x, kind=np.int32: x.reshape(rows, -1).astype(kind)  # noqa: E731
+    return {
+        "tokens": row(tokens),
+        "segment_ids": row(real),
+        "positions": row(place * real),
+        "targets": row(np.roll(tokens, -1, -1) * predicts),
+        "weights": row(predicts, np.float32),
+        "pair_positions": (np.arange(parts) * length + np.maximum(sizes - 1, 0)).astype(np.int32),
+        "label": rng.integers(0, 2, rows).astype(np.int32),
+        "score": rng.uniform(0, 5, rows).astype(np.float32),
+        "example_weights": (np.arange(rows) < rows - 1).astype(np.float32),
+    }
+
+
 def knowledge(rows, count, length, vocab, entities, relations, *, seed=0, sizes=(8, 4, 6, 2)):
     """A batch of `choices` with a graph beside each; the first choice of row 1 has no pair.
 

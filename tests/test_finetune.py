@@ -11,7 +11,7 @@ import runs
 import vocabularies
 
 import train
-from configs import bert, finetune, gpt1, t5, xlnet
+from configs import bert, finetune, gpt1, t5, tinybert, xlnet
 from data_pipeline import tokenizer_training
 from evaluation import load
 from model import objectives
@@ -87,20 +87,29 @@ def parameters(config):
 def config(task, folder, published, model="bert-tiny", **overrides):
     c = finetune.get_config(f"{model},task={task},quick=1")
     c.init_from = str(published)
-    c.data.path = str(folder)
-    c.data.length = 16
-    c.model.vocab_size = 5 + len(GOOD + BAD + NEUTRAL)
-    c.model.dtype = "float32"
-    c.batch_size = 32
-    c.total_steps = 100
-    # Without bias correction so short a run is a matter of luck at this learning rate.
-    c.optim.update(lr=2e-3, bias_correction=True)
-    c.evals.update({"every": 0, "batches": 0})
-    c.checkpoint.every = 1000
-    c.log.tensorboard = False
-    c.mesh.update({"data": 1, "fsdp": 8})
-    c.update_from_flattened_dict(overrides)
+    c.update_from_flattened_dict(small(folder) | overrides)
     return c
+
+
+def small(folder):
+    """Overrides: a run of seconds on these tasks."""
+    return {
+        "data.path": str(folder),
+        "data.length": 16,
+        "model.vocab_size": 5 + len(GOOD + BAD + NEUTRAL),
+        "model.dtype": "float32",
+        "batch_size": 32,
+        "total_steps": 100,
+        # Without bias correction so short a run is a matter of luck at this learning rate.
+        "optim.lr": 2e-3,
+        "optim.bias_correction": True,
+        "evals.every": 0,
+        "evals.batches": 0,
+        "checkpoint.every": 1000,
+        "log.tensorboard": False,
+        "mesh.data": 1,
+        "mesh.fsdp": 8,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +131,21 @@ def test_a_separable_task_is_learned(finished):
 def test_the_same_command_continues(finished, folder, published):
     workdir, results = finished
     assert train.train(config("sst-2", folder, published), workdir) == results
+
+
+def test_tinybert_learns_a_task_from_a_tuned_teacher(finished, folder, tmp_path):
+    """In two stages: the layers, then the answers, by which the checkpoint is chosen."""
+    teacher, _ = finished
+    start = ""
+    for stage in ("intermediate", "prediction"):
+        c = tinybert.get_config(f"tiny,stage={stage},task=sst-2,quick=1")
+        c.update_from_flattened_dict(small(folder) | {"model.depth": 1, "model.heads": 2})
+        c.part_from.teacher, c.init_from = str(teacher), start
+        results = train.train(c, tmp_path / stage)
+        found = [row["train/loss"] for row in runs.rows(tmp_path / stage) if "train/loss" in row]
+        assert found[-1] < 0.8 * found[0]
+        start = str(tmp_path / stage)
+    assert results["valid/accuracy"] > 0.9
 
 
 def test_a_choice_is_learned(folder, published, tmp_path):

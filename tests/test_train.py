@@ -175,6 +175,8 @@ HALVES = {f"data.permutation.{name}": 16 for name in ("reuse", "block", "memory"
 @pytest.mark.parametrize(
     ("page", "arg", "overrides"),
     [
+        ("gpt1", "", {}),
+        ("gpt3", "", {}),
         ("roberta", "", {}),
         pytest.param("albert", "", {"model.embed_width": 16}, marks=pytest.mark.slow),
         ("electra", "", {"model.embed_width": 16}),

@@ -58,6 +58,12 @@ def gpt(gpt_config):
 
 
 @pytest.fixture(scope="session")
+def banded():
+    """(objective, params) of a GPT-3 whose second layer sees 5 tokens."""
+    return random_model(tiny.config("gpt3", **SIZES, **{"model.bands": (0, 5)}))
+
+
+@pytest.fixture(scope="session")
 def xlnet():
     """(objective, params) of an XLNet with a vocabulary of 40.
 

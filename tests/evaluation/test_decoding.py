@@ -47,7 +47,7 @@ def slow_sample(scores, prompt, row, sample, *, max_tokens, seed, eot_id, choice
     return tokens[len(prompt) :]
 
 
-@pytest.fixture(params=["gpt", "xlnet"])
+@pytest.fixture(params=["gpt", "banded", "xlnet"])
 def decoder(request):
     """(objective, params) of every kind of model that goes on with its prompt."""
     return request.getfixturevalue(request.param)

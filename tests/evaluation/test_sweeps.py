@@ -291,7 +291,7 @@ def test_a_real_run_and_its_evaluation(tmp_path):
     ids=str,
 )
 def test_commands_of_a_sweep(arguments, status, found, tmp_path):
-    command = [sys.executable, str(runs.ROOT / "scripts/sweep.py"), "--dry_run", *arguments]
+    command = [sys.executable, str(runs.ROOT / "scripts/sweep.py"), "--dry-run", *arguments]
     environment = jobs_lib.environment()
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == status, done.stderr

@@ -24,7 +24,7 @@ def make(page, rows=3, length=16, **overrides):
     if page == "gpt3":  # a band narrower than half of a row
         overrides = {"model.bands": (0, 3)} | overrides
     c = tiny.config(page, **overrides)
-    if page in ("albert", "bert"):
+    if page in ("albert", "bert", "electra"):
         batch = batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=3)
     elif page == "ernie":
         batch = batches.entity_lm(rows, length, 4, tiny.VOCAB, padding=3)
@@ -37,13 +37,19 @@ def make(page, rows=3, length=16, **overrides):
     return c, tiny.params(c), batch
 
 
-@pytest.mark.parametrize("page", ["bert", "ernie", "gpt2", "gpt3", "xlnet"])
+@pytest.mark.parametrize(
+    "page", ["albert", "bert", "ernie", "gpt1", "gpt2", "gpt3", "reformer", "xlnet"]
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_shapes_and_types(page, dtype):
     c, params, batch = make(page, **{"model.dtype": dtype})
-    output = network_output(c, params, batch, return_layers=True)
-    assert output.hidden.shape == (3, 16, 32) and output.hidden.dtype == dtype
-    assert output.layers.shape == (2, 3, 16, 32)
+    width = 64 if page == "reformer" else 32  # of both its streams
+    if page == "reformer":  # which keeps no layers
+        output = network_output(c, params, batch)
+    else:
+        output = network_output(c, params, batch, return_layers=True)
+        assert output.layers.shape == (2, 3, 16, width)
+    assert output.hidden.shape == (3, 16, width) and output.hidden.dtype == dtype
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(params))
     scores = tiny.objective(c).apply({"params": params}, batch, method="predict")
     assert scores["logits"].dtype == jnp.float32
@@ -111,7 +117,7 @@ def test_packed_segments_do_not_see_each_other():
         assert (reach[:, 7:10] > 0).all()
 
 
-@pytest.mark.parametrize("page", ["bert", "ernie", "gpt2", "gpt3"])
+@pytest.mark.parametrize("page", ["albert", "bert", "ernie", "gpt1", "gpt2", "gpt3"])
 def test_packed_equals_unpacked(page):
     c, params, batch = make(page, rows=2, length=8)
     a, b = ({k: v[i : i + 1] for k, v in batch.items()} for i in (0, 1))
@@ -125,7 +131,9 @@ def test_packed_equals_unpacked(page):
     np.testing.assert_allclose(together, np.concatenate(alone, 1), rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("page", ["albert", "bert", "ernie", "gpt2", "gpt3", "t5", "xlnet"])
+@pytest.mark.parametrize(
+    "page", ["albert", "bert", "electra", "ernie", "gpt1", "gpt2", "gpt3", "t5", "xlnet"]
+)
 def test_saved_or_not_in_a_loop_or_not_the_numbers_are_equal(page):
     def loss_and_gradient(remat, **knobs):
         c, params, batch = make(page, **{"model.remat": remat, "model.dropout": 0.1}, **knobs)
@@ -196,7 +204,7 @@ def test_what_is_saved_is_not_computed_again(page):
 
 @pytest.mark.parametrize("page", ["gpt1", "gpt2", "gpt3"])
 def test_cache_continues_as_if_recomputed(page):
-    c, params, batch = make(page)
+    c, params, batch = make(page, **{"model.init_std": 0.2})  # logits up to 7
     objective = tiny.objective(c)
     fields = {k: batch[k] for k in ("tokens", "positions", "segment_ids")}
     whole = objective.apply({"params": params}, fields, method="predict")["logits"]
@@ -208,7 +216,7 @@ def test_cache_continues_as_if_recomputed(page):
         cache = scores["cache"]
         pieces.append(scores["logits"])
     assert int(cache.length) == 16
-    np.testing.assert_allclose(np.concatenate(pieces, 1), whole, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(pieces, 1), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_attention_without_any_key_is_finite():

@@ -18,6 +18,8 @@ MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
 
 
 def make_batch(page, rows=16, length=16):
+    if page == "gpt1 on a task":
+        return batches.sequences(rows, 2, length // 2, tiny.VOCAB)
     if page == "t5":
         return batches.seq2seq_lm(rows, length, 12, tiny.VOCAB, padding=2)
     if page == "kagnet":
@@ -29,6 +31,21 @@ def make_batch(page, rows=16, length=16):
     if not page.startswith(("gpt", "reformer")):
         return batches.masked_lm(rows, length, 4, tiny.VOCAB, padding=2)
     return batches.causal_lm(rows, length, tiny.VOCAB)
+
+
+def make_config(page, dropout=0.1):
+    """A page, or an objective of a page that its config does not have by itself."""
+    name = page.partition(" ")[0]
+    c = tiny.config(name, **{"model.dropout": dropout, "model.attention_dropout": dropout})
+    if page == "gpt1 on a task":
+        c.objective = dict(
+            name="gpt_classification", classes=3, lm_weight=0.5, logit_chunks=2, dropout=dropout
+        )
+    if name == "tinybert":  # all six losses
+        c.objective.teacher = c.model.to_dict()
+        c.objective.weights = dict.fromkeys(c.objective.weights, 1.0)
+        c.model.depth = 1
+    return c
 
 
 class Run:
@@ -89,7 +106,7 @@ def reference(devices):
     def get(page):
         if page not in cache:
             dropout = 0.0 if page == "kagnet" else 0.1
-            c = tiny.config(page, **{"model.dropout": dropout, "model.attention_dropout": dropout})
+            c = make_config(page, dropout)
             if "embed_width" in c.model:
                 c.model.embed_width = 16
             if "bands" in c.model:
@@ -148,11 +165,17 @@ def test_banded_layers_are_the_same_on_a_mesh(devices, reference, capfd):
     assert "rematerialization" not in capfd.readouterr().err.lower()
 
 
-@pytest.mark.parametrize("page", ["albert", "electra", "ernie", "t5", "xlnet"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("albert", "electra", "ernie", "t5", "tinybert", "xlnet"),
+        pytest.param("gpt1 on a task", marks=pytest.mark.slow),
+    ],
+)
 def test_shared_layers_and_samples_are_the_same_on_a_mesh(page, devices, reference, capfd):
     """ELECTRA samples the same tokens wherever its rows lie; T5's layers share a
     bias; XLNet has a memory and queries; ERNIE's candidates are those of the whole batch."""
-    c = tiny.config(page, **{"model.dropout": 0.1, "model.attention_dropout": 0.1})
+    c = make_config(page)
     if "embed_width" in c.model:
         c.model.embed_width = 16
     got = Run(c, (2, 2, 2), devices).losses(make_batch(page))
@@ -301,6 +324,11 @@ GOLDEN = {  # loss and gradient norm of the first three steps, recorded on the C
     "t5": [[5.169693, 2.089489], [5.19644, 1.992873], [5.123323, 1.994376]],
     "ernie": [[8.732643, 15.049783], [8.712337, 14.527688], [7.485486, 8.97851]],
     "xlnet": [[4.58436, 0.791567], [4.611005, 0.779344], [4.467773, 0.74521]],
+    "roberta": [[4.577597, 1.450476], [4.582337, 1.430914], [4.521677, 1.396136]],
+    "albert": [[5.264522, 1.223261], [5.260414, 1.210655], [5.24961, 1.184634]],
+    "electra": [[39.202843, 14.813725], [39.209938, 15.341395], [38.691765, 15.553136]],
+    "tinybert": [[7.56398, 2.814816], [7.569983, 2.893698], [7.045091, 2.133339]],
+    "gpt1 on a task": [[3.412004, 4.941723], [3.407626, 4.807887], [3.308589, 4.280004]],
     "kagnet": [[0.210498, 1.848427], [0.210498, 1.848427], [0.086948, 2.039065]],
     "reformer": [[4.598196, 0.507819], [4.591956, 0.518261], [4.583448, 0.504404]],
 }

@@ -1,5 +1,6 @@
 """GPT-1's fine-tuning: sequences that do not meet, their heads, and the language model beside."""
 
+import batches
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,25 +23,7 @@ def config(classes, **options):
 
 
 def batch(parts=PARTS, seed=0):
-    """Rows of `parts` sequences of several lengths side by side; the last row is padding."""
-    rng = np.random.default_rng(seed)
-    sizes = rng.integers(4, LENGTH + 1, (ROWS, parts))
-    sizes[-1] = 0
-    place = np.broadcast_to(np.arange(LENGTH), (ROWS, parts, LENGTH))
-    real, predicts = place < sizes[..., None], place < sizes[..., None] - 1
-    tokens = rng.integers(1, tiny.VOCAB, place.shape) * real
-    row = lambda x, kind=np.int32: x.reshape(ROWS, -1).astype(kind)  # noqa: E731
-    made = {
-        "tokens": row(tokens),
-        "segment_ids": row(real),
-        "positions": row(place * real),
-        "targets": row(np.roll(tokens, -1, -1) * predicts),
-        "weights": row(predicts, np.float32),
-        "pair_positions": (np.arange(parts) * LENGTH + np.maximum(sizes - 1, 0)).astype(np.int32),
-        "label": rng.integers(0, 2, ROWS).astype(np.int32),
-        "score": rng.uniform(0, 5, ROWS).astype(np.float32),
-        "example_weights": (np.arange(ROWS) < ROWS - 1).astype(np.float32),
-    }
+    made = batches.sequences(ROWS, parts, LENGTH, tiny.VOCAB, seed=seed)
     batch_lib.check(made)
     return made
 

@@ -100,6 +100,10 @@ def test_logits_loss_and_gradients_equal_pytorch(tmp_path, name):
     parity.assert_gradients_close(gradients, oracle.torch_gradients(output.loss))
 
 
+def discriminator_scores(module, batch):
+    return module.replaced_token(module.network(batch, train=False).hidden)
+
+
 @pytest.mark.parametrize("settings", [ELECTRA, ELECTRA | dict(embedding_size=12)])
 def test_discriminator_equals_pytorch(tmp_path, settings):
     """Scores, binary cross-entropy over the tokens that are there, and its gradients."""
@@ -113,11 +117,8 @@ def test_discriminator_equals_pytorch(tmp_path, settings):
     labels = np.random.default_rng(0).integers(0, 2, real.shape)
     output = oracle.torch_model(**theirs, labels=torch.tensor(labels, dtype=torch.float))
 
-    def scores(module):
-        return module.replaced_token(module.network(batch, train=False).hidden)
-
     def loss(params):
-        logits = objective.apply({"params": params}, method=scores)
+        logits = objective.apply({"params": params}, batch, method=discriminator_scores)
         return losses.mean(losses.binary_cross_entropy(logits, labels), real).value, logits
 
     grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -201,6 +202,31 @@ def test_both_networks_of_an_electra_run(tmp_path, tie):
     together = run.apply({"params": params}, batch, method=run.predict)["logits"]
     by_itself = alone.apply({"params": published.params}, batch, method=alone.predict)["logits"]
     np.testing.assert_allclose(together, by_itself, rtol=1e-5, atol=1e-5)
+
+
+def test_an_exported_discriminator_gives_the_same_scores_in_transformers(tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model, objective, params = electra_run("embeddings")
+    huggingface.save(tmp_path, model, objective, params)
+    theirs, info = transformers.ElectraForPreTraining.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    batch = make_batch(50, 2, 2, 9)
+    ours = parity.build(model, objective).apply(
+        {"params": params}, batch, method=discriminator_scores
+    )
+    inputs = {
+        "input_ids": "tokens",
+        "attention_mask": "segment_ids",
+        "token_type_ids": "token_types",
+    }
+    with torch.no_grad():
+        given = {k: torch.tensor(batch[v], dtype=torch.long) for k, v in inputs.items()}
+        logits = theirs.eval()(**given).logits.numpy()
+    real = batch["segment_ids"] > 0
+    parity.assert_close(np.asarray(ours)[real], logits[real])
 
 
 def test_a_student_is_exported_without_its_teacher(tmp_path):

@@ -95,12 +95,17 @@ def test_logits_loss_and_gradients_equal_pytorch(tmp_path, name):
 
 
 def test_export_gives_the_same_logits_in_transformers(tmp_path):
-    torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     model, objective, params = random_model()
     huggingface.save(tmp_path, model, objective, params)
-    theirs, info = transformers.GPT2LMHeadModel.from_pretrained(
-        tmp_path, attn_implementation="eager", output_loading_info=True
+    assert_exported(transformers.GPT2LMHeadModel, tmp_path, model, objective, params)
+
+
+def assert_exported(kind, folder, model, objective, params):
+    """PyTorch's class reads the folder whole, and gives the logits of our network."""
+    torch = pytest.importorskip("torch")
+    theirs, info = kind.from_pretrained(
+        folder, attn_implementation="eager", output_loading_info=True
     )
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
 
