@@ -17,6 +17,7 @@ matplotlib.use("Agg")  # a file, not a window
 import matplotlib.pyplot as plt
 
 from configs import ablations
+from data_pipeline import files as files_lib
 from evaluation import jobs as jobs_lib
 from evaluation import sweeps
 
@@ -161,8 +162,10 @@ def write(page: Page, output: pathlib.Path) -> list[pathlib.Path]:
         law,
         RULE.format(base=page.table.base),
         *(f"![{path.stem}]({path.name})" for path in files),
+        "## Seeds",
+        markdown_table(*_seeds(page)),
         "## Commands",
-        f"Every run, in the order of the sweep; `{page.command}` makes them all.",
+        f"Every run, in the order of the sweep; `{page.command}` makes them all. {_versions(page)}",
         CORES if page.cores else "",
         "```\n" + _commands(page) + "\n```",
     ]
@@ -171,6 +174,27 @@ def write(page: Page, output: pathlib.Path) -> list[pathlib.Path]:
     web = output / f"{page.name}.html"
     web.write_text(_html(page, headings, rows, law, pictures))
     return [markdown, web, *files]
+
+
+def _seeds(page: Page) -> tuple[list[str], list[list[str]]]:
+    """The numbers of the single runs, in the order of the seeds: what a command gives."""
+    measured = {k: v for k, v in page.table.columns.items() if v.metric not in COSTS}
+    rows = []
+    for row, samples in page.ours.items():
+        seeds = {k: samples[k].values if k in samples else () for k in measured}
+        rows.append([row, *(", ".join(_number(x, measured[k]) for x in seeds[k]) for k in seeds)])
+    return ["row", *measured], rows
+
+
+def _versions(page: Page) -> str:
+    """Says with which code the runs were made."""
+    found = set()
+    for job in page.jobs:
+        path = job.workdir / "run.json"
+        if job.result is None and path.exists():
+            run = files_lib.read_json(path)
+            found.add(f"commit {str(run['git_commit']):.12}, jax {run['packages']['jax']}")
+    return f"Made by {'; '.join(sorted(found))}." if found else ""
 
 
 def _commands(page: Page) -> str:
@@ -211,11 +235,14 @@ def _say(sample: Sample | None, column: ablations.Column) -> str:
         return f"{sample.mean:,.0f}"
     if column.metric == "pf_days":
         return f"{sample.mean:.3g}"
-    scale, digits = (100, 1) if column.percent else (1, 4)
-    mean = f"{sample.mean * scale:.{digits}f}"
+    mean = _number(sample.mean, column)
     if len(sample.values) == 1:
         return f"{mean} (n=1)"
-    return f"{mean} ± {sample.deviation * scale:.{digits}f} (n={len(sample.values)})"
+    return f"{mean} ± {_number(sample.deviation, column)} (n={len(sample.values)})"
+
+
+def _number(value: float, column: ablations.Column) -> str:
+    return f"{100 * value:.1f}" if column.percent else f"{value:.4f}"
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -226,17 +253,22 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 def _html(page, headings, rows, law, pictures) -> str:
     cell = lambda tag, text: f"<{tag}>{html.escape(text)}</{tag}>"  # noqa: E731
+
+    def table(headings, rows):
+        lines = ["".join(cell("th", text) for text in headings)]
+        lines += ["".join(cell("td", text) for text in row) for row in rows]
+        return "<table>" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
     body = [f"<h1>{html.escape(page.table.title)}</h1>", f"<p>{html.escape(page.table.source)}</p>"]
-    body.append(f"<p>{html.escape(page.table.notes)}</p><table>")
-    body.append("<tr>" + "".join(cell("th", text) for text in headings) + "</tr>")
-    body += ["<tr>" + "".join(cell("td", text) for text in row) + "</tr>" for row in rows]
-    body.append(
-        "</table>" + cell("p", law) + cell("p", RULE.format(base=page.table.base).replace("*", ""))
-    )
+    body += [cell("p", page.table.notes), table(headings, rows), cell("p", law)]
+    body.append(cell("p", RULE.format(base=page.table.base).replace("*", "")))
     for picture in filter(None, pictures.values()):
         data = base64.b64encode(picture).decode()
         body.append(f'<img src="data:image/png;base64,{data}">')
-    body.append(f"<h2>Commands</h2><pre>{html.escape(_commands(page))}</pre>")
+    body.append(f"<h2>Seeds</h2>{table(*_seeds(page))}")
+    body.append(
+        f"<h2>Commands</h2><p>{_versions(page)}</p><pre>{html.escape(_commands(page))}</pre>"
+    )
     style = (
         "body{font-family:sans-serif;max-width:70em;margin:auto}table{border-collapse:collapse}"
         "td,th{border:1px solid #ccc;padding:.3em .6em;text-align:left}pre{overflow:auto}"
