@@ -8,7 +8,8 @@ Sizes `small` to `11b` are the paper's (version 1.0), `1.1-small` to `1.1-xxl` t
 gated feed-forward networks, logits with a kernel of their own, no dropout.
 
 The objective is span corruption (section 3.3): 15 % of the tokens in spans of 3 on average. The
-ablations begin from i.i.d. masking instead: data.corruption.name=iid.
+ablations begin from i.i.d. masking instead: data.corruption.name=iid, with exactly 15 % of a row,
+where T5's code draws for each token by itself.
 
 `mixture=1` trains on the tasks of GLUE besides, as text, in proportion to their examples (section
 3.7, which mixes in all of its tasks); --config.data.path is GLUE's folder.
