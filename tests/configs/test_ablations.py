@@ -62,7 +62,8 @@ def test_the_tables_that_were_promised():
         *("albert_embedding", "albert_sharing", "albert_sentence", "albert_depth", "albert_width"),
         *("electra_efficiency", "electra_generator", "electra_tying", "distilbert_losses"),
         *("tinybert_losses", "tinybert_mapping", "gpt2_size", "gpt3_size", "xlnet_parts"),
-        *("t5_objectives", "t5_rate", "t5_span", "kagnet_parts"),
+        *("t5_objectives", "t5_rate", "t5_span", "kagnet_parts", "ernie_knowledge"),
+        *("reformer_rounds", "reformer_reversible", "reformer_sharing"),
     }
 
 
