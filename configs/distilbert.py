@@ -20,8 +20,8 @@ Plans of these steps are in docs/plans.md:
 
 from configs import bert, common
 
-# Section 3. `layers` of the teacher, from 0, start the student: one of two, as the paper has it. The
-# code (scripts/extract_distilbert.py) takes others: --config.init_layers=(0,2,4,7,9,11).
+# Section 3. `layers` of the teacher, from 0, start the student: one of two, as the paper has it.
+# The code (scripts/extract_distilbert.py) has others: --config.init_layers=(0,2,4,7,9,11).
 SIZES = {
     "tiny": dict(depth=1, width=128, heads=2, layers=(0,)),  # of bert.py:tiny
     "base": dict(depth=6, width=768, heads=12, layers=(0, 2, 4, 6, 8, 10)),  # 66 M
