@@ -193,7 +193,8 @@ def _versions(page: Page) -> str:
         path = job.workdir / "run.json"
         if job.result is None and path.exists():
             run = files_lib.read_json(path)
-            found.add(f"commit {str(run['git_commit']):.12}, jax {run['packages']['jax']}")
+            commit, plus, changes = (run["git_commit"] or "unknown").partition("+")
+            found.add(f"commit {commit:.12}{plus}{changes}, jax {run['packages']['jax']}")
     return f"Made by {'; '.join(sorted(found))}." if found else ""
 
 

@@ -21,7 +21,7 @@ def fake_run(job, value=2.0, metrics=("loss",)):
     last = config.total_steps
     (job.workdir / "checkpoints" / str(last)).mkdir(parents=True)
     (job.workdir / "config.json").write_text(config.to_json_best_effort())
-    run = {"git_commit": "0123456789abcdef", "packages": {"jax": "0.10.2"}}
+    run = {"git_commit": "0123456789abcdef+changes", "packages": {"jax": "0.10.2"}}
     (job.workdir / "run.json").write_text(json.dumps(run))
     rows = [
         {"step": step, **{f"valid/{name}": value + 1 - step // last for name in metrics}}
@@ -345,7 +345,7 @@ def test_a_page_has_both_tables_and_the_commands(tmp_path, monkeypatch):
     assert "| all | 80.1 | 12 | 3.0050 ± 0.0071 (n=2) |" in text
     assert "| attention | 81.7 | 64 | 2.0050 ± 0.0071 (n=2) |" in text
     assert "| attention | 2.0000, 2.0100 |" in text  # what each command gives
-    assert "Made by commit 0123456789ab, jax 0.10.2." in text
+    assert "Made by commit 0123456789ab+changes, jax 0.10.2." in text
     assert "agrees in sign and order" in text and "not run" in text
     assert "python train.py --config=configs/albert.py:tiny" in text
     html = files[1].read_text()

@@ -123,6 +123,13 @@ def assert_gradients_close(ours, theirs):
         assert np.abs(ours[path] - value).max() <= 1e-4 * np.abs(value).max() + noise, path
 
 
+def read_exported(kind, folder, **options):
+    """Returns a folder of ours as a class of transformers reads it: whole, and in evaluation."""
+    theirs, info = kind.from_pretrained(folder, output_loading_info=True, **options)
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    return theirs.eval()
+
+
 def assert_round_trip(folder, model, objective, params):
     """Exports, imports and exports again: equal sections, the same bits, the same files."""
     huggingface.save(folder / "a", model, objective, params)
