@@ -66,10 +66,12 @@ class Knowledge(nn.Module):
         # As long as TransE's, whose entities have length 1.
         init = nn.initializers.normal(c.entity_width**-0.5)
         self.entities = layers.Embed(entries, c.entity_width, init, self.types, "entity_table")
-        self.mix = self.param("mix", functools.partial(_init_aggregator, c, self.types, False))
+        mix = functools.partial(_init_aggregator, c, self.types, False)
+        self.mix = layers.params(self, "mix", mix)
         attending = functools.partial(_init_aggregator, c, self.types, True)
         count = c.depth - c.plain_layers - 1
-        self.blocks = self.param("blocks", lambda key: stack.init_stacked(attending, key, count))
+        blocks = functools.partial(stack.init_stacked, attending, count=count)
+        self.blocks = layers.params(self, "blocks", blocks)
 
     def vectors(self, index: Int[Array, "..."]) -> Float[Array, "... Y"]:
         """Returns the vectors of entities as they are stored, float32; those of 0 are zeros."""
@@ -85,7 +87,8 @@ class Blocks(nn.Module):
     def setup(self):
         """Declares them."""
         block = transformer.Block(self.config, self.types, train=False, parent=None)
-        self.blocks = self.param("blocks", functools.partial(stack.init_blocks, block, False))
+        init = functools.partial(stack.init_blocks, block, False)
+        self.blocks = layers.params(self, "blocks", init)
 
 
 class Aggregator(nn.Module):

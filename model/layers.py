@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from model import placement
 
@@ -129,7 +129,20 @@ def rows(x: Float[Array, "... n"]) -> Float[Array, "rows n"]:
 
 def param(module: nn.Module, name: str, init: Initializer, shape, axes: Sequence[str | None]):
     """Declares a float32 parameter of `module` with logical axis names."""
+    if module.has_variable("params", name):
+        init = nn.initializers.zeros  # Flax traces it for its shape: this is the quickest
     return module.param(name, nn.with_logical_partitioning(init, tuple(axes)), tuple(shape))
+
+
+def params(module: nn.Module, name: str, init: Callable[[Array], PyTree]) -> PyTree:
+    """Declares the parameters of layers that `module` applies itself; `init` makes them, boxed.
+
+    Those that are there are taken as they are, for Flax would trace `init` again to compare shapes,
+    which the layers do themselves.
+    """
+    if module.has_variable("params", name):
+        return nn.meta.unbox(module.get_variable("params", name))
+    return module.param(name, init)
 
 
 class Dense(nn.Module):

@@ -311,7 +311,7 @@ class Reformer(nn.Module):
         c = self.config
         self.embedder = Embedder(c, self.types)
         self.dropout = layers.Dropout(c.dropout)
-        self.blocks = self.param("blocks", functools.partial(_init_blocks, c, self.types))
+        self.blocks = layers.params(self, "blocks", functools.partial(_init_blocks, c, self.types))
         self.norm = layers.Norm(c.norm_eps, self.types)
         init = layers.INITIALIZERS[c.init](c.init_std)
         self.head = layers.Dense((c.vocab_size,), ("embed", "vocab_table"), init, self.types)

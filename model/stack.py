@@ -56,7 +56,7 @@ class Stack(nn.Module):
         # Applied to one layer's parameters.
         block = transformer.Block(c, self.types, train, parent=None)
         init = functools.partial(init_blocks, block, self.cross_attention)
-        params = split_blocks(self) or self.param("blocks", init)
+        params = layers.params(self, "blocks", init)
         if not c.scan_layers:
             params = apart(params, c.depth)
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
@@ -108,12 +108,6 @@ class Stack(nn.Module):
         copies = self.config.depth // len(params["key"]["kernel"])
         both = jax.lax.map(one, params)
         return tuple(tuple(jnp.repeat(y, copies, axis=0)) for y in both)
-
-
-def split_blocks(module: nn.Module) -> tuple | None:
-    """Returns the blocks of a stack if they are those of `by_layer`."""
-    blocks = module.get_variable("params", "blocks")
-    return blocks if isinstance(blocks, tuple) else None
 
 
 def together(layers_apart):
@@ -233,5 +227,9 @@ def init_blocks(block: transformer.Block, cross_attention: bool, key: Array):
     def one(key):
         return block.init({"params": key}, x, None, visible, None, None, cross)["params"]
 
-    own, shared = (init_stacked(one, key, count) for count in (c.depth, c.groups))
-    return {name: (shared if name in transformer.SHARING[c.sharing] else own)[name] for name in own}
+    own = init_stacked(one, key, c.depth)
+    shared = transformer.SHARING[c.sharing]
+    if not shared:
+        return own
+    once = init_stacked(one, key, c.groups)
+    return {name: (once if name in shared else own)[name] for name in own}

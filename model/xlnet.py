@@ -206,7 +206,7 @@ class Stack(nn.Module):
         c = self.config
         block = Block(c, self.types, train, parent=None)  # applied to one layer's parameters
         init = functools.partial(_init_blocks, block)
-        params = stack.split_blocks(self) or self.param("blocks", init)
+        params = layers.params(self, "blocks", init)
         if not c.scan_layers:
             params = stack.apart(params, c.depth)
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
