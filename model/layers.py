@@ -137,8 +137,8 @@ def param(module: nn.Module, name: str, init: Initializer, shape, axes: Sequence
 def params(module: nn.Module, name: str, init: Callable[[Array], PyTree]) -> PyTree:
     """Declares the parameters of layers that `module` applies itself; `init` makes them, boxed.
 
-    Those that are there are taken as they are, for Flax would trace `init` again to compare shapes,
-    which the layers do themselves.
+    Those that are there are taken as they are (stacked, or a tuple of layers): Flax would trace
+    `init` again to compare shapes, which the layers do themselves.
     """
     if module.has_variable("params", name):
         return nn.meta.unbox(module.get_variable("params", name))
