@@ -64,7 +64,7 @@ def packing(options: benchmarks.Options) -> list[benchmarks.Result]:
 
     Ours packs what sentences of a document make up into rows, where none sees another; the peer
     takes a line for an example, cuts what is longer and pads the rest to the longest of its batch
-    (`DataCollatorForLanguageModeling`), and computes by autocast to bfloat16.
+    (`DataCollatorForLanguageModeling`), and computes in float32 or by autocast to bfloat16.
 
     Raises:
       UserError: without PyTorch or `transformers`, or if the two sides do not have as many
@@ -81,21 +81,27 @@ def packing(options: benchmarks.Options) -> list[benchmarks.Result]:
         vocabulary = _peer_tokenizer(transformers, folder)
         collate = transformers.DataCollatorForLanguageModeling(vocabulary, mlm_probability=0.15)
         batches = _padded(options, c, data.tokenizer, collate)
-    count, step = peers.train_step(NETWORK.peer, "bfloat16", options.depth)
-    training_speed.check_parameters("BERT-base", ours.parameters, count)
-    useful = {
-        "ours": [int((batch["segment_ids"] > 0).sum()) for batch in ours.batches],
-        "transformers": [int(batch["attention_mask"].sum()) for batch in batches],
+    padded = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    useful = {"ours": sum(int((batch["segment_ids"] > 0).sum()) for batch in ours.batches)}
+    sides = {"ours": lambda: [ours.step() for _ in range(BATCHES)]}
+    for other in training_speed.BOTH:
+        count, step = peers.train_step(NETWORK.peer, other, options.depth)
+        training_speed.check_parameters("BERT-base", ours.parameters, count)
+        useful[other] = padded
+        sides[other] = lambda step=step: [step(batch).item() for batch in batches]
+    found = {
+        side: [1000 * each / useful[side] for each in seconds]
+        for side, seconds in benchmarks.alternate(sides, options.repeats).items()
     }
-    sides = {
-        "ours": lambda: [ours.step() for _ in range(BATCHES)],
-        "transformers": lambda: [step(batch).item() for batch in batches],
-    }
-    measured = benchmarks.alternate(sides, options.repeats)
-    for side, seconds in measured.items():
-        measured[side] = [1000 * each / sum(useful[side]) for each in seconds]
-    label = f"{options.source} (ours {dtype}, peer bfloat16)"
-    return [benchmarks.Result(label, 1000, "tokens", measured)]
+    return [
+        benchmarks.Result(
+            f"{options.source} (ours {dtype}, peer {other})",
+            1000,
+            "tokens",
+            {"ours": found["ours"], "transformers": found[other]},
+        )
+        for other in training_speed.BOTH
+    ]
 
 
 def _config(options, dtype):

@@ -1,4 +1,4 @@
-"""A Slurm of one machine, and a run on it that is cut off and put back into the queue.
+"""A Slurm of one machine: a run that is cut off and put back into the queue, and a sweep.
 
 `make slurm-test` runs this file; pytest does not collect it by itself, for it needs Debian's
 packages slurm-wlm and munge, and root.
@@ -205,3 +205,25 @@ def test_a_run_that_is_requeued_ends_as_one_that_is_not(slurm, tmp_path):
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), log()
     assert f"step {saved} of 120" in log()
     assert runs.rows(workdir) == whole
+
+
+def test_runs_of_a_sweep_are_jobs(slurm, tmp_path):
+    grid = f"--grid=data.source=embedded,{tmp_path}/none.txt"
+    values = runs.SMALL | {"data.cache_dir": tmp_path / "cache", "evals.batches": 1}
+    command = [
+        *(sys.executable, str(runs.ROOT / "scripts" / "sweep.py"), "--launcher=slurm"),
+        *(f"--config={runs.ROOT}/configs/bert.py:tiny,quick=1", grid, f"--runs={tmp_path}/runs"),
+        *("--slurm=cpus_per_task=1", "--slurm=timeout_min=10"),
+        *(f"--set={key}={value}" for key, value in values.items()),
+    ]
+    env = slurm.env | {"PYTHONPATH": str(runs.ROOT), "JAX_PLATFORMS": "cpu"}
+    env.pop("XLA_FLAGS", None)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=2 * SECONDS
+    )
+    assert done.returncode == 1 and "1 of 2 failed" in done.stderr, done.stdout + done.stderr
+    assert done.stdout.count("submitted ") == 2
+    good = next(tmp_path.glob("runs/*/data.source=embedded-seed0"))
+    assert "valid/loss" in runs.rows(good)[-1]
+    (bad,) = set(good.parent.iterdir()) - {good}
+    assert "none.txt" in (bad / "train.log").read_text()
