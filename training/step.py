@@ -22,7 +22,9 @@ def make_train_step(
     schedule: Callable[[Array], Array],
     microbatches: int,
     frozen: Callable[[str], bool] = lambda path: False,
-) -> Callable[[state_lib.TrainState, dict[str, Array], Array], tuple]:
+) -> Callable[
+    [state_lib.TrainState, dict[str, Array], Array], tuple[state_lib.TrainState, Metrics]
+]:
     """Returns train_step(state, batch, key) -> (state, metrics), not yet compiled.
 
     Args:
