@@ -108,7 +108,7 @@ def make_eval_step(objective: nn.Module) -> Callable[[PyTree, dict[str, Array]],
 
 def summarize(
     terms: dict[str, losses.Mean], metrics: dict[str, losses.Mean], factors: Mapping[str, float]
-) -> dict[str, Array]:
+) -> Metrics:
     """Divides every total by its weight; `loss` is the sum of the terms' means by their factors."""
     means = {name: mean.value for name, mean in {**terms, **metrics}.items()}
     return {"loss": losses.combine({name: means[name] for name in terms}, factors), **means}
