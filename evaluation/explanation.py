@@ -37,7 +37,11 @@ class Pair(NamedTuple):
 
 
 class Reason(NamedTuple):
-    """A choice, its score sigmoid(logit), and its pairs, the largest share first."""
+    """A choice, its score, and its pairs, the largest share first.
+
+    The score is what the loss is made of: sigmoid(logit) for the margin, the probability among the
+    choices for cross-entropy.
+    """
 
     choice: str
     score: float
@@ -58,12 +62,14 @@ def explain(
     batch = {name: x[None] for name, x in row.items()}
     predict = jax.jit(lambda p, b: model.objective.apply({"params": p}, b, method="predict"))
     found = {name: np.asarray(x)[0] for name, x in predict(model.params, batch).items()}
+    logits = found["logits"][: len(question.choices)]
+    margin = model.config.objective.loss == "margin"
+    scores = jax.nn.sigmoid(logits) if margin else jax.nn.softmax(logits)
     reasons = []
-    for i, text in enumerate(question.choices):
+    for i, (text, score) in enumerate(zip(question.choices, scores, strict=True)):
         fields = {name: x[i] for name, x in row.items() if x.ndim > 1}
-        score = float(1 / (1 + np.exp(-found["logits"][i])))
         pairs = _pairs(fields, found["pairs"][i], found["paths"][i], graph)
-        reasons.append(Reason(text, score, pairs))
+        reasons.append(Reason(text, float(score), pairs))
     return reasons
 
 
@@ -166,7 +172,7 @@ def draw(
         right.barh(range(len(paths)), [share for share, _ in paths])
         right.set_yticks(range(len(paths)), [words for _, words in paths], fontsize=8)
         right.set_xlabel("share of the pair x share of the path")
-        right.set_xlim(0, 1)
+        right.set_xlim(left=0)  # the paths of a pair that is hardly looked at are to be seen too
     try:
         figure.savefig(path)
     except OSError as error:

@@ -66,12 +66,14 @@ class Recognizer:
     def __init__(self, concepts: Sequence[str]):
         """Takes the names; a concept's number is its place. Those of no use are never found.
 
-        Of no use are names of more than LONGEST words, such that begin or end with a pronoun, and
-        those of stop words alone.
+        Of no use are names with other characters than letters (extract_cpnet.py), of more than
+        LONGEST words, such that begin or end with a pronoun, and those of stop words alone.
         """
         found: dict[tuple[str, ...], list[int]] = {}
         for number, name in enumerate(concepts):
             parts = words(name)
+            if not re.sub("[ _-]", "", name).isalpha():
+                continue
             if not 0 < len(parts) <= LONGEST or {parts[0], parts[-1]} & PRONOUNS:
                 continue
             lemmas = tuple(map(lemma, parts))

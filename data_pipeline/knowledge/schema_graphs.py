@@ -19,7 +19,7 @@ from data_pipeline import records as record_files
 from data_pipeline.knowledge import concepts, graph, store
 from errors import UserError
 
-VERSION = 1  # of the records; part of the name of their cache folder
+VERSION = 2  # of the records; part of the name of their cache folder
 SHARD = 256  # questions in a file
 
 

@@ -99,6 +99,9 @@ def test_concepts_of_a_text():
     assert made.concepts("It is with the one thing a very long name here") == []
     assert [NAMES[i] for i in made.concepts("they play on ice")] == ["play on ice"]
     assert made.concepts("") == []
+    assert concepts.Recognizer(["pen", "pen!", "2 pens", "pen-knife"]).concepts(
+        "2 pen pen-knife"
+    ) == [3, 0]
 
 
 @pytest.mark.parametrize(
