@@ -9,9 +9,7 @@ import hashlib
 import importlib.metadata
 import math
 import re
-import threading
 from collections.abc import Sequence
-from concurrent import futures
 from typing import Any
 
 import jax
@@ -23,7 +21,6 @@ from training import chips, digests, hlo, interconnect, sharding
 from training import setup as setup_lib
 
 _PACKAGES = ("jax", "jaxlib", "flax", "libtpu")
-_STACK = 1 << 30  # bytes; addresses only, until they are used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +198,7 @@ def make(
 
     compiled, refusal = None, ""
     try:
-        compiled = _compile(lowered)
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -232,20 +229,6 @@ def make(
         program=hashlib.blake2b(lowered.as_text().encode(), digest_size=8).hexdigest(),
         versions=_versions(),
     )
-
-
-def _compile(lowered) -> jax.stages.Compiled:
-    """Compiles in a thread, whose stack is as large as we say.
-
-    The TPU's compiler goes down an expression by calling itself: XLNet-large's step for 512 chips
-    needs more than the 8 MiB that a process has by default, and the process would die of that.
-    """
-    before = threading.stack_size(_STACK)
-    try:
-        with futures.ThreadPoolExecutor(1) as thread:
-            return thread.submit(lowered.compile).result()
-    finally:
-        threading.stack_size(before)
 
 
 def _times(kind, flops, again, traffic, communication) -> Times | None:

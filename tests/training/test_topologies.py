@@ -1,6 +1,7 @@
 """Slices of TPUs: how they are written, and what is told of those that do not exist."""
 
 import importlib.util
+import os
 
 import flax.linen as nn
 import jax
@@ -53,6 +54,16 @@ def test_devices(text, count):
     kind = found[0].device_kind
     assert chips.memory(kind).dims == topologies.DIMS[topologies.parse(text).chip]
     assert chips.peak_flops(kind)
+
+
+@pytest.mark.parametrize("own", ["", "--x=1", "--x=1 --fibers_default_thread_stack_size=9"])
+def test_arguments_of_the_user_stay(own, monkeypatch):
+    """Beside them stands the size of stack without which some programs end the compiler."""
+    pytest.importorskip("libtpu")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", own)
+    topologies.devices(topologies.parse("v5e:2x2"))
+    arguments = os.environ["LIBTPU_INIT_ARGS"]
+    assert arguments.startswith(own) and arguments.count("--fibers_default_thread_stack_size=") == 1
 
 
 def test_what_the_compiler_refuses():
