@@ -129,8 +129,11 @@ def machine() -> str:
     """Returns processor, cores and versions."""
     processor = platform.processor() or platform.machine()
     cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists() and (found := re.search(r"model name\s*: (.*)", cpuinfo.read_text())):
+    told = cpuinfo.read_text() if cpuinfo.exists() else ""
+    if found := re.search(r"model name\s*: (.*)", told):
         processor = found[1]
+    if found and not re.search(r"\b(avx512_bf16|amx_bf16)\b", told):
+        processor += " (without products in bfloat16)"
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES if _version(name))
     cores = len(os.sched_getaffinity(0))
     backend = jax.default_backend()

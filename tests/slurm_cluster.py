@@ -142,7 +142,15 @@ def slurm(tmp_path):
         cluster.stop()
 
 
-def launch(workdir, on, *flags, env=None):
+def environment(env=os.environ):
+    """What a script of ours runs in: our modules, one device a process."""
+    return {k: v for k, v in env.items() if k != "XLA_FLAGS"} | {
+        "PYTHONPATH": str(runs.ROOT),
+        "JAX_PLATFORMS": "cpu",
+    }
+
+
+def launch(workdir, on, *flags, env=os.environ):
     """Starts launch.py for a run of two sharded processes; returns the process."""
     overrides = runs.SMALL | {
         "data.cache_dir": workdir.parent / "cache",
@@ -166,10 +174,8 @@ def launch(workdir, on, *flags, env=None):
         *flags,
         *(f"--config.{key}={value}" for key, value in overrides.items()),
     ]
-    env = (env or os.environ) | {"PYTHONPATH": str(runs.ROOT), "JAX_PLATFORMS": "cpu"}
-    env.pop("XLA_FLAGS", None)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=workdir.parent, env=env, **pipes)
+    return subprocess.Popen(command, cwd=workdir.parent, env=environment(env), **pipes)
 
 
 def rows(workdir):
@@ -216,10 +222,9 @@ def test_runs_of_a_sweep_are_jobs(slurm, tmp_path):
         *("--slurm=cpus_per_task=1", "--slurm=timeout_min=10"),
         *(f"--set={key}={value}" for key, value in values.items()),
     ]
-    env = slurm.env | {"PYTHONPATH": str(runs.ROOT), "JAX_PLATFORMS": "cpu"}
-    env.pop("XLA_FLAGS", None)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     done = subprocess.run(
-        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=2 * SECONDS
+        command, cwd=tmp_path, env=environment(slurm.env), **pipes, timeout=2 * SECONDS
     )
     assert done.returncode == 1 and "1 of 2 failed" in done.stderr, done.stdout + done.stderr
     assert done.stdout.count("submitted ") == 2
