@@ -114,6 +114,9 @@ def _product_backward(types, transposed, residuals, dy):
     kn = "nk" if transposed else "kn"
     low = kernel.astype(types.compute)
     dx = jnp.einsum(f"...n,{kn}->...k", dy, low, preferred_element_type=types.result)
+    if types.compute == jnp.float32:
+        # XLA's CPU backend sums over two axes by way of a transposed copy of x.
+        x, dy = rows(x), rows(dy)
     d_kernel = jnp.einsum(f"...k,...n->{kn}", x, dy, preferred_element_type=jnp.float32)
     d_bias = None if bias is None else rows(dy).astype(jnp.float32).sum(0)
     return dx.astype(types.compute), d_kernel.astype(kernel.dtype), d_bias
