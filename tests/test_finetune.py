@@ -133,6 +133,7 @@ def test_the_same_command_continues(finished, folder, published):
     assert train.train(config("sst-2", folder, published), workdir) == results
 
 
+@pytest.mark.slow
 def test_tinybert_learns_a_task_from_a_tuned_teacher(finished, folder, tmp_path):
     """In two stages: the layers, then the answers, by which the checkpoint is chosen."""
     teacher, _ = finished
@@ -168,6 +169,7 @@ def test_regression_is_learned(folder, published, tmp_path):
     assert results["valid/pearson"] > 0.9 and results["valid/mse"] < 1  # the mean scores 5
 
 
+@pytest.mark.slow
 def test_xlnet_is_tuned_by_its_last_token(folder, tmp_path):
     """From a published checkpoint with its SentencePiece vocabulary; one stream, a new pooler."""
     texts = [text for text, _ in sentences(2000, seed=0)]
@@ -257,6 +259,7 @@ def gpt1_config(task, folder, published, **overrides):
     return c
 
 
+@pytest.mark.slow
 def test_gpt1_learns_a_task_beside_its_language(folder, gpt1_published, tmp_path):
     results = train.train(gpt1_config("sst-2", folder, gpt1_published), tmp_path)
     assert set(results) == {
@@ -268,6 +271,7 @@ def test_gpt1_learns_a_task_beside_its_language(folder, gpt1_published, tmp_path
     assert load.load(tmp_path).tokenizer.start_id is not None
 
 
+@pytest.mark.slow
 def test_gpt1_learns_a_choice(folder, gpt1_published, tmp_path):
     results = train.train(gpt1_config("arc-easy", folder, gpt1_published), tmp_path)
     assert results["valid/accuracy"] > 0.95

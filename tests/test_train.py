@@ -135,6 +135,7 @@ def test_another_mesh_continues_with_the_same_losses(cache, tmp_path, devices):
     np.testing.assert_allclose(joined, whole, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_losses_as_one(cache, tmp_path):
     # One device alone: four in one process on two cores starve XLA's thread pool now and then.
     overrides = small(cache, **{"log.every": 1, "evals.every": 10, "model.dtype": "float32"})
@@ -175,15 +176,15 @@ HALVES = {f"data.permutation.{name}": 16 for name in ("reuse", "block", "memory"
 @pytest.mark.parametrize(
     ("page", "arg", "overrides"),
     [
-        ("gpt1", "", {}),
+        pytest.param("gpt1", "", {}, marks=pytest.mark.slow),
         ("gpt3", "", {}),
-        ("roberta", "", {}),
+        pytest.param("roberta", "", {}, marks=pytest.mark.slow),
         pytest.param("albert", "", {"model.embed_width": 16}, marks=pytest.mark.slow),
         ("electra", "", {"model.embed_width": 16}),
         pytest.param("ernie", "", {}, marks=pytest.mark.slow),
-        ("ernie_baidu", "", {}),
+        pytest.param("ernie_baidu", "", {}, marks=pytest.mark.slow),
         pytest.param("distilbert", "", {"model.depth": 1}, marks=pytest.mark.slow),
-        ("tinybert", "", {"model.depth": 1}),
+        pytest.param("tinybert", "", {"model.depth": 1}, marks=pytest.mark.slow),
         ("xlnet", "", HALVES),
         pytest.param("xlnet", ",objective=masked_lm", HALVES, marks=pytest.mark.slow),
         ("reformer", "", {"optim.lr": 1e-2}),
