@@ -142,7 +142,7 @@ def slurm(tmp_path):
         cluster.stop()
 
 
-def environment(env=os.environ):
+def environment(env):
     """What a script of ours runs in: our modules, one device a process."""
     return {k: v for k, v in env.items() if k != "XLA_FLAGS"} | {
         "PYTHONPATH": str(runs.ROOT),
@@ -222,9 +222,9 @@ def test_runs_of_a_sweep_are_jobs(slurm, tmp_path):
         *("--slurm=cpus_per_task=1", "--slurm=timeout_min=10"),
         *(f"--set={key}={value}" for key, value in values.items()),
     ]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    env = environment(slurm.env)
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment(slurm.env), **pipes, timeout=2 * SECONDS
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=2 * SECONDS
     )
     assert done.returncode == 1 and "1 of 2 failed" in done.stderr, done.stdout + done.stderr
     assert done.stdout.count("submitted ") == 2
