@@ -243,13 +243,12 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Returns the normalized x in `types.compute`."""
-        shape, x = x.shape, rows(x)  # flat, for the sake of the gradients' sums: see `product`
         scale = param(self, "scale", nn.initializers.ones, x.shape[-1:], ("norm",))
         bias = param(self, "bias", nn.initializers.zeros, x.shape[-1:], ("norm",))
         x = x.astype(jnp.float32)
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
-        return (x * scale + bias).astype(self.types.compute).reshape(shape)
+        return _affine(x, scale, bias).astype(self.types.compute)
 
 
 class RmsNorm(nn.Module):
@@ -264,10 +263,32 @@ class RmsNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Returns the normalized x in `types.compute`."""
-        shape, x = x.shape, rows(x).astype(jnp.float32)
         scale = param(self, "scale", nn.initializers.ones, x.shape[-1:], ("norm",))
+        x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
-        return (x * scale).astype(self.types.compute).reshape(shape)
+        return _affine(x, scale, None).astype(self.types.compute)
+
+
+@jax.custom_vjp
+def _affine(x, scale, bias):
+    """x * scale + bias along the last axis, the gradients of both summed over flat rows.
+
+    See `product` for the sums. Where x itself is flat, XLA's CPU backend computes the residual
+    stream anew from the first layer on, in every layer.
+    """
+    return x * scale if bias is None else x * scale + bias
+
+
+def _affine_forward(x, scale, bias):
+    return _affine(x, scale, bias), (x, scale, bias)
+
+
+def _affine_backward(residuals, dy):
+    x, scale, bias = residuals
+    return dy * scale, rows(dy * x).sum(0), None if bias is None else rows(dy).sum(0)
+
+
+_affine.defvjp(_affine_forward, _affine_backward)
 
 
 NORMS: dict[str, type[nn.Module]] = {"layer": Norm, "rms": RmsNorm}
