@@ -11,7 +11,7 @@ from errors import UserError
 from evaluation import benchmarks, peers, training_speed
 
 LENGTH = 128
-ROWS, CALLS = 64, 16  # rows of a batch and batches of a call: of the pipeline alone
+ROWS, CALLS = 64, 64  # rows of a batch and batches of a call: of the pipeline alone
 BATCHES = 4  # of a call, where networks are trained
 NETWORK = training_speed.Row("bert", "base", 8, LENGTH, peers.bert_masked_lm)
 
