@@ -6,6 +6,7 @@ work on a whole batch of rows at once. Letters: `B` rows, `T` tokens, `P` predic
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +71,31 @@ def shuffled(index: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
         place = np.where(outside, left << half | right, place)
         outside = place >= size
     return place.astype(np.int64)
+
+
+_BLOCK = 4096  # indices shuffled at a time: for the few of a batch, NumPy's calls are all the cost
+
+
+def shuffled_epochs(index: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Sends each index of an endless sequence to its place in its epoch, index // size.
+
+    Args:
+      index: [B] int64, not negative.
+      size: of an epoch, which has a pseudo-random order of its own.
+      seed: of all these orders.
+
+    Returns:
+      [B] int64 in 0..size-1.
+    """
+    blocks, block_of = np.unique(index // _BLOCK, return_inverse=True)
+    places = np.stack([_shuffled_block(int(block), size, seed) for block in blocks])
+    return places[block_of, index % _BLOCK]
+
+
+@functools.lru_cache(maxsize=64)
+def _shuffled_block(block, size, seed):
+    epochs, places = np.divmod(block * _BLOCK + np.arange(_BLOCK), size)
+    return shuffled(places, size, make_keys(seed, 0, epochs))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,9 +84,10 @@ class Dataset:
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> rows.Rows:
         """Returns the rows with these indices: the fields of model/batch.py, each [B, ...]."""
-        epochs, places = np.divmod(np.asarray(indices, np.int64), len(self))
+        indices = np.asarray(indices, np.int64)
+        epochs, places = np.divmod(indices, len(self))
         if self.training:
-            places = noise.shuffled(places, len(self), noise.make_keys(self.seed, 0, epochs))
+            places = noise.shuffled_epochs(indices, len(self), self.seed)
             records = [self.records[i] for i in places]
         else:
             records = [b"" if e else self.records[i] for e, i in zip(epochs, places, strict=True)]

@@ -332,3 +332,13 @@ def test_wrong_entities_are_as_many_as_asked_for():
     np.testing.assert_array_equal(part.entities, out.entities[7:9])
     one = noise.misalign(np.ones((9, 9), int), keys[:9], dataclasses.replace(numbers, entities=1))
     assert set(one.entities.ravel()) <= {0, 1}
+
+
+@pytest.mark.parametrize("size", [1, 7, 5000])
+def test_epochs_are_shuffled_alike_however_the_indices_are_asked_for(size):
+    index = np.concatenate([np.arange(4090, 4200), [3, 10**9, 3]])
+    epochs, places = np.divmod(index, size)
+    expected = noise.shuffled(places, size, noise.make_keys(5, 0, epochs))
+    np.testing.assert_array_equal(noise.shuffled_epochs(index, size, 5), expected)
+    epoch = noise.shuffled_epochs(np.arange(size, 2 * size), size, 5)
+    np.testing.assert_array_equal(np.sort(epoch), np.arange(size))
