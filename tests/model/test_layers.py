@@ -58,7 +58,8 @@ def test_dense_over_several_axes_equals_einsum():
 def test_norm_has_the_gradient_of_its_formula(name):
     x = 2 * jax.random.normal(jax.random.key(0), (2, 3, 8)) + 1
     norm = layers.NORMS[name](1e-6, F32)
-    params = jax.tree.map(lambda p: p + 0.1 * jnp.arange(8.0), nn.meta.unbox(norm.init(jax.random.key(2), x)))
+    params = nn.meta.unbox(norm.init(jax.random.key(2), x))
+    params = jax.tree.map(lambda p: p + 0.1 * jnp.arange(8.0), params)
 
     def formula(params, x):
         p = params["params"]
