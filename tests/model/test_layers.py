@@ -93,7 +93,7 @@ def test_norm_does_not_compute_the_layers_before_it_anew():
             jnp.ones((4, 8, 64)), [jnp.eye(64)] * depth, jax.random.key(0)
         )
         text = lowered.compile().as_text()
-        fused = re.findall(r"^%fused_computation\S* \((.*)\) -> ", text, re.MULTILINE)
+        fused = re.findall(r"^%?fused_computation\S* \((.*)\) -> ", text, re.MULTILINE)
         return max(operands.count(": ") for operands in fused)
 
     assert most_operands(6) == most_operands(3)
