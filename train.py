@@ -91,11 +91,11 @@ def _train(config, workdir):
         if restored is None:
             state = setup.init.sharded(jax.random.key(config.seed), abstract)
             params = warm_start.load_params(config, state.params, data.tokenizer)
-            state = state.replace(params=params)
+            state, first = state.replace(params=params), 0
         else:
             state, saved_meta = restored
             resume.check_continues(saved_meta, meta, workdir)
-        first = int(state.step)
+            first = int(state.step)
 
         # The step, compiled for this mesh.
         train_step = setup.train_step(abstract)
