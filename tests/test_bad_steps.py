@@ -56,6 +56,7 @@ def test_the_run_stops(cache, asked, tmp_path):
     assert (tmp_path / "checkpoints" / "10").is_dir()
 
 
+@pytest.mark.slow
 def test_the_step_is_skipped(cache, asked, tmp_path, capsys):
     result = run(cache, tmp_path, **{"guard.policy": "skip"})
     assert np.isfinite(result["valid/loss"])

@@ -149,6 +149,7 @@ def test_tinybert_learns_a_task_from_a_tuned_teacher(finished, folder, tmp_path)
     assert results["valid/accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_choice_is_learned(folder, published, tmp_path):
     """Of three to five; the network is that of pre-training, the head starts anew."""
     results = train.train(config("arc-easy", folder, published), tmp_path)
@@ -163,6 +164,7 @@ def test_a_choice_is_learned(folder, published, tmp_path):
     assert scores["accuracy"] == pytest.approx(results["valid/accuracy"])
 
 
+@pytest.mark.slow
 def test_regression_is_learned(folder, published, tmp_path):
     results = train.train(config("sts-b", folder, published), tmp_path / "run")
     assert set(results) == {"valid/mse", "valid/loss", "valid/pearson", "valid/spearman"}
@@ -185,6 +187,7 @@ def test_xlnet_is_tuned_by_its_last_token(folder, tmp_path):
     assert set(params["network"]["embedder"]) == {"tokens"}
 
 
+@pytest.mark.slow
 def test_t5_answers_a_task_in_words(folder, tmp_path):
     """The dev set is scored by what the decoded texts mean, in training and by the script."""
     texts = [text for text, _ in sentences(2000, seed=0)]
@@ -323,6 +326,7 @@ def test_predictions_are_written_and_scored(finished, folder, tmp_path):
     assert (tmp_path / "SST-2.tsv").read_text() == "index\tprediction\n10\t1\n11\t0\n12\t1\n"
 
 
+@pytest.mark.slow
 def test_a_model_of_mnli_predicts_all_of_it(published, tmp_path):
     """The other half and the diagnostic set; what is not there is left out."""
     (tmp_path / "MNLI").mkdir()

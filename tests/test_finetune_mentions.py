@@ -85,6 +85,7 @@ def test_an_ernie_learns_what_entities_tell(vocabulary, tmp_path):
     assert train.train(c, tmp_path / "without")["valid/macro_f1"] < 0.75
 
 
+@pytest.mark.slow
 def test_a_bert_learns_several_types(vocabulary, tmp_path):
     c = config("bert-tiny", "open-entity", types, vocabulary, tmp_path)
     c.data.entities.path = None

@@ -86,6 +86,7 @@ def test_training_starts_from_the_vectors_and_moves_them(folder, finished, tmp_p
     assert np.abs(np.asarray(trained["concepts"]["table"]["table"]) - table).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_codes_form_keeps_the_encoder(folder, tmp_path):
     c = config(folder, arg="tiny,task=commonsenseqa-1.0,form=code,quick=1")
     c.optim.lr, c.total_steps = 1e-2, 60

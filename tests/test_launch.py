@@ -51,6 +51,7 @@ def test_every_mistake_is_one_line(flags, tmp_path):
     test_a_mistake_is_one_line(flags, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_and_written_anyway(tmp_path):
     """A device of 1 MB."""
     flags = ("--workdir=run", "--on=slurm", "--nodes=2", "--config.mesh.data=2")

@@ -54,9 +54,10 @@ LONG = {
 RAMP = {"microbatches": 4, "batch_ramp.start": 2, "batch_ramp.steps": 40}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "kills", "steps"),
-    [pytest.param("bert", 5, 240, marks=pytest.mark.slow), ("gpt3", 1, 48)],
+    [("bert", 5, 240), ("gpt3", 1, 48)],
 )
 def test_a_run_killed_and_continued_equals_an_uninterrupted_one(
     page, kills, steps, cache, tmp_path
@@ -185,10 +186,10 @@ HALVES = {f"data.permutation.{name}": 16 for name in ("reuse", "block", "memory"
         pytest.param("ernie_baidu", "", {}, marks=pytest.mark.slow),
         pytest.param("distilbert", "", {"model.depth": 1}, marks=pytest.mark.slow),
         pytest.param("tinybert", "", {"model.depth": 1}, marks=pytest.mark.slow),
-        ("xlnet", "", HALVES),
+        pytest.param("xlnet", "", HALVES, marks=pytest.mark.slow),
         pytest.param("xlnet", ",objective=masked_lm", HALVES, marks=pytest.mark.slow),
-        ("reformer", "", {"optim.lr": 1e-2}),
-        ("t5", "", {"optim.lr": 1.0}),
+        pytest.param("reformer", "", {"optim.lr": 1e-2}, marks=pytest.mark.slow),
+        pytest.param("t5", "", {"optim.lr": 1.0}, marks=pytest.mark.slow),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

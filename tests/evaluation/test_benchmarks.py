@@ -199,6 +199,7 @@ def test_packed_rows_are_full_rows_for_the_peer():
     assert ours.planned > 12 * ours.parameters and ours.flops > 6 * 256 * 200_000
 
 
+@pytest.mark.slow
 def test_the_script(tmp_path):
     pytest.importorskip("datasets")
     pytest.importorskip("transformers")

@@ -72,6 +72,7 @@ def test_generate_tells_mistakes_in_a_line(gpt_workdir, args, message):
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_evaluate_measures_another_objective(t5_workdir, tmp_path):
     documents = [f"the cat sat on mat {i} and it slept ." for i in range(100, 400)]
     (tmp_path / "text.txt").write_text("\n\n".join(documents))
@@ -134,6 +135,7 @@ def test_perplexity(gpt_workdir, tmp_path):
     assert "Windows of 64 tokens cannot begin every 65" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_fewshot(gpt_workdir, tmp_path):
     pytest.importorskip("lm_eval")
     lines = [json.dumps({"text": f"the cat sat on the {word}"}) for word in ("mat", "dog", "fox")]

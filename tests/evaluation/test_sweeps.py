@@ -234,6 +234,7 @@ def test_what_fails_together_is_left_to_run_alone(tmp_path, monkeypatch):
     assert [job.is_finished() for job in jobs] == [False, False, True, True]
 
 
+@pytest.mark.slow
 def test_a_real_run_and_its_evaluation(tmp_path):
     """The commands are real: one run of a quick model, one evaluation on other rows."""
     wanted = {**runs.SMALL, "data.cache_dir": str(tmp_path / "cache"), "seed": 0}

@@ -224,6 +224,7 @@ def temporary_bytes(depth, **knobs):
     return jax.jit(gradient).lower(params).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_depth():
     """Temporary bytes of the compiled gradient, which itself is an output."""
     shallow, *deep = (temporary_bytes(depth) for depth in (2, 6, 12))
