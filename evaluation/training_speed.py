@@ -45,7 +45,6 @@ ROWS = {
     "T5-small, 4 x (512 + 114)": Row("t5", "small", 4, 512, peers.t5),
 }
 _BERT = next(iter(ROWS.values()))
-_AS_THE_PAGE = {"remat": "dots", "scan_layers": True}
 
 
 def steps(options: benchmarks.Options) -> list[benchmarks.Result]:
@@ -83,12 +82,23 @@ def check_parameters(name: str, ours: int, theirs: int) -> None:
         )
 
 
-def config(row: Row, dtype: str, depth: int | None) -> ml_collections.ConfigDict:
-    """Returns the config of a row: the page's, with another batch, AdamW, and speed for memory."""
+def config(
+    row: Row, dtype: str, depth: int | None, as_page: bool = False
+) -> ml_collections.ConfigDict:
+    """Returns the config of a row: the page's, with another batch and AdamW.
+
+    Args:
+      row: of `ROWS`.
+      dtype: to compute in.
+      depth: layers, if not the page's.
+      as_page: whether to save memory as the page does; the peer gives memory for speed.
+    """
     c = importlib.import_module(f"configs.{row.page}").get_config(row.size)
-    c.model.update(dtype=dtype, remat="none", scan_layers=False)  # as the peer computes
-    if "logit_chunks" in c.objective:
-        c.objective.logit_chunks = 1
+    c.model.dtype = dtype
+    if not as_page:
+        c.model.update(remat="none", scan_layers=False)
+        if "logit_chunks" in c.objective:
+            c.objective.logit_chunks = 1
     if depth:
         c.model.depth = depth
     c.batch_size, c.data.length = row.batch_size, row.length
@@ -178,8 +188,8 @@ def memory(options: benchmarks.Options) -> list[benchmarks.Result]:
     """
     found = {"steps": [], "page": [], "transformers": []}
     for _ in range(options.repeats):
-        found["steps"].append(_alone(_our_memory, options.depth, {}))
-        found["page"].append(_alone(_our_memory, options.depth, _AS_THE_PAGE))
+        found["steps"].append(_alone(_our_memory, options.depth, False))
+        found["page"].append(_alone(_our_memory, options.depth, True))
         found["transformers"].append(_alone(_their_memory, options.depth))
     return [
         benchmarks.Result(
@@ -199,10 +209,8 @@ def _alone(function, *args):
         return pool.submit(function, *args).result()
 
 
-def _our_memory(depth, overrides):
-    c = config(_BERT, "float32", depth)
-    c.model.update(overrides)
-    return _after_three(our_step(c).step)
+def _our_memory(depth, as_page):
+    return _after_three(our_step(config(_BERT, "float32", depth, as_page)).step)
 
 
 def _their_memory(depth):
