@@ -91,6 +91,7 @@ def _train(config, workdir):
         if restored is None:
             state = setup.init.sharded(jax.random.key(config.seed), abstract)
             params = warm_start.load_params(config, state.params, data.tokenizer)
+            # Not int(state.step): it would wait for the weights, and the step is traced meanwhile.
             state, first = state.replace(params=params), 0
         else:
             state, saved_meta = restored
