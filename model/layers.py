@@ -115,18 +115,13 @@ def _product_backward(types, transposed, residuals, dy):
     dx = jnp.einsum(f"...n,{kn}->...k", dy, low, preferred_element_type=types.result)
     if types.compute == jnp.float32:
         # XLA's CPU backend sums over two axes by way of a transposed copy of x.
-        x, dy = rows(x), rows(dy)
+        x, dy = (a.reshape(-1, a.shape[-1]) for a in (x, dy))
     d_kernel = jnp.einsum(f"...k,...n->{kn}", x, dy, preferred_element_type=jnp.float32)
     d_bias = None if bias is None else dy.astype(jnp.float32).sum(range(dy.ndim - 1))
     return dx.astype(types.compute), d_kernel.astype(kernel.dtype), d_bias
 
 
 product.defvjp(_product_forward, _product_backward)
-
-
-def rows(x: Float[Array, "... n"]) -> Float[Array, "rows n"]:
-    """Flattens all axes but the last."""
-    return x.reshape(-1, x.shape[-1])
 
 
 def param(module: nn.Module, name: str, init: Initializer, shape, axes: Sequence[str | None]):
